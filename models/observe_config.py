@@ -1,0 +1,79 @@
+"""What *observe* can be told. Free of torch, so that `--help` is fast; everything here is part of the evidence key."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and, for numbers, its inclusive range."""
+    metadata: dict[str, Any] = {"help": text}
+    if low is not None:
+        metadata["range"] = (low, high)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ClipObserveConfig:
+    """How dense CLIP features are made."""
+
+    model: str = _option("pocket:clip", "Model reference: pocket:clip, hf:openai/clip-vit-base-patch16, a path or a URL.")
+    size_px: int = _option(
+        0,
+        "The picture is resized, aspect kept, to about the area of a square of this side. "
+        "0: what the checkpoint asks for (pocket 320), or 1.5 times its training size (224 -> 336).",
+        0,
+        2048,
+    )
+    attention: Literal["auto", "plain", "vv"] = _option(
+        "auto",
+        "How the last blocks mix patches: plain (as trained), vv (value-value, row by row closer to the object), "
+        "auto: what the checkpoint asks for, vv for official CLIP.",
+    )
+    surgery_blocks: int = _option(5, "Last blocks of the image tower that attention=vv runs on.", 1, 64)
+    scales: tuple[float, ...] = _option(
+        (1.0,), "Sizes, as factors of size_px, whose feature maps are averaged; time grows with their squares.", 0.25, 4.0
+    )
+    flip: bool = _option(False, "Also average the features of the mirrored picture; doubles the time.")
+
+
+@dataclass(frozen=True)
+class SamObserveConfig:
+    """How the bank of class-free SAM masks is made."""
+
+    model: str = _option("pocket:sam", "Model reference: pocket:sam, or an official sam_vit_{b,l,h}.pth by path or URL.")
+    max_masks: int = _option(40, "Masks kept of an image, best first.", 1, 1024)
+    cluster_counts: tuple[int, ...] = _option(
+        (2, 4, 8), "Patch features are cut into this many clusters, once for each number; components become boxes.", 2, 64
+    )
+    max_boxes: int = _option(48, "Boxes from clusters that are decoded, the largest first.", 0, 1024)
+    grid_points: int = _option(4, "Points along each side of a sparse grid of single-point prompts; 0: none.", 0, 64)
+    min_area: float = _option(0.002, "Masks that cover less than this share of the image are dropped.", 0.0, 1.0)
+    max_area: float = _option(0.98, "Masks that cover more than this share of the image are dropped.", 0.0, 1.0)
+    min_iou: float = _option(0.3, "Masks whose IoU, as SAM itself predicts it, is lower are dropped.", 0.0, 1.0)
+    min_stability: float = _option(0.5, "Masks that change more than this with the threshold are dropped.", 0.0, 1.0)
+    stability_offset: float = _option(1.0, "Stability: IoU of the mask at logit +offset and at -offset.", 0.0, 10.0)
+    duplicate_iou: float = _option(0.85, "Of two masks that overlap by more (IoU), the worse one is dropped.", 0.0, 1.0)
+    mask_px: int = _option(96, "Longer side of the stored masks, at most; SAM's own low resolution if that is less.", 16, 1024)
+
+
+@dataclass(frozen=True)
+class ObserveConfig:
+    """Everything that changes the evidence of an image, besides its bytes."""
+
+    clip: ClipObserveConfig = field(default_factory=ClipObserveConfig)
+    sam: SamObserveConfig = field(default_factory=SamObserveConfig)
+    picture_px: int = _option(
+        512, "Pictures are reduced on read to at most this longer side; 1024 for official SAM weights.", 32, 8192
+    )
+    guide_px: int = _option(384, "Longer side of the edge guide that refinement and reports use.", 32, 2048)
+    tile_above_px: int = _option(
+        6144, "An image whose longer side is greater is cut into overlapping tiles; 0: never.", 0, 1_000_000
+    )
+    tile_px: int = _option(2048, "Side of a tile, in pixels of the full-size image.", 64, 65536)
+    tile_overlap: float = _option(0.2, "Share of a tile that overlaps the next one.", 0.0, 0.75)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
+        "auto", "Number format of the forward pass; auto: float32 on the CPU, bfloat16 (or float16) autocast on a GPU."
+    )
+    micro_batch: int = _option(
+        0, "Pictures of one shape in a forward pass; 0: 1 on the CPU (so that neighbours cannot matter), 16 on a GPU.", 0, 1024
+    )
