@@ -16,7 +16,9 @@ def _option(default: Any, text: str, low: float | None = None, high: float | Non
 class ClipObserveConfig:
     """How dense CLIP features are made."""
 
-    model: str = _option("pocket:clip", "Model reference: pocket:clip, hf:openai/clip-vit-base-patch16, a path or a URL.")
+    model: str = _option(
+        "pocket:clip", "Model reference: pocket:clip, hf:openai/clip-vit-base-patch16, a path or a URL."
+    )
     size_px: int = _option(
         0,
         "The picture is resized, aspect kept, to about the area of a square of this side. "
@@ -31,7 +33,10 @@ class ClipObserveConfig:
     )
     surgery_blocks: int = _option(5, "Last blocks of the image tower that attention=vv runs on.", 1, 64)
     scales: tuple[float, ...] = _option(
-        (1.0,), "Sizes, as factors of size_px, whose feature maps are averaged; time grows with their squares.", 0.25, 4.0
+        (1.0,),
+        "Sizes, as factors of size_px, whose feature maps are averaged; time grows with their squares.",
+        0.25,
+        4.0,
     )
     flip: bool = _option(False, "Also average the features of the mirrored picture; doubles the time.")
 
@@ -40,10 +45,15 @@ class ClipObserveConfig:
 class SamObserveConfig:
     """How the bank of class-free SAM masks is made."""
 
-    model: str = _option("pocket:sam", "Model reference: pocket:sam, or an official sam_vit_{b,l,h}.pth by path or URL.")
+    model: str = _option(
+        "pocket:sam", "Model reference: pocket:sam, or an official sam_vit_{b,l,h}.pth by path or URL."
+    )
     max_masks: int = _option(40, "Masks kept of an image, best first.", 1, 1024)
     cluster_counts: tuple[int, ...] = _option(
-        (2, 4, 8), "Patch features are cut into this many clusters, once for each number; components become boxes.", 2, 64
+        (2, 4, 8),
+        "Patch features are cut into this many clusters, once for each number; components become boxes.",
+        2,
+        64,
     )
     max_boxes: int = _option(48, "Boxes from clusters that are decoded, the largest first.", 0, 1024)
     grid_points: int = _option(4, "Points along each side of a sparse grid of single-point prompts; 0: none.", 0, 64)
@@ -53,7 +63,9 @@ class SamObserveConfig:
     min_stability: float = _option(0.5, "Masks that change more than this with the threshold are dropped.", 0.0, 1.0)
     stability_offset: float = _option(1.0, "Stability: IoU of the mask at logit +offset and at -offset.", 0.0, 10.0)
     duplicate_iou: float = _option(0.85, "Of two masks that overlap by more (IoU), the worse one is dropped.", 0.0, 1.0)
-    mask_px: int = _option(96, "Longer side of the stored masks, at most; SAM's own low resolution if that is less.", 16, 1024)
+    mask_px: int = _option(
+        96, "Longer side of the stored masks, at most; SAM's own low resolution if that is less.", 16, 1024
+    )
 
 
 @dataclass(frozen=True)
@@ -75,5 +87,8 @@ class ObserveConfig:
         "auto", "Number format of the forward pass; auto: float32 on the CPU, bfloat16 (or float16) autocast on a GPU."
     )
     micro_batch: int = _option(
-        0, "Pictures of one shape in a forward pass; 0: 1 on the CPU (so that neighbours cannot matter), 16 on a GPU.", 0, 1024
+        0,
+        "Pictures of one shape in a forward pass; 0: 1 on the CPU (so that neighbours cannot matter), 16 on a GPU.",
+        0,
+        1024,
     )
