@@ -1,0 +1,124 @@
+"""How a plan is laid out on a Ray cluster: how many actors, what each holds, and Ray Data's own settings."""
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.stages.base import Resources
+
+# Actors hold less than a whole CPU each, so that the small tasks beside them (writing shards, the coordinator) always
+# find room: with whole ones, a machine of two cores and two actors waits for itself for ever.
+ACTOR_CPUS = 0.75
+WRITER_CPUS = 0.2
+# Ray counts a hang as an error after this; its own default is half an hour.
+NO_PROGRESS_SECONDS = 600
+# An image whose process dies costs three restarts, and Ray must not give up before.
+GPU_ROWS_PER_SHARD = 64
+CPU_ROWS_PER_SHARD = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """actors: size of the pool; resources: of each actor; device: cpu or cuda; rows_per_shard: the resume unit."""
+
+    actors: int
+    resources: Resources
+    device: str
+    rows_per_shard: int
+
+    def in_flight(self, pools: int) -> int:
+        """The most images that are in hand at once, and so the most that a killed run observes again.
+
+        Every actor has one block in hand and one that waits for its writer; each pool before the last adds as much.
+        """
+        return self.actors * pools * 2 * self.rows_per_shard
+
+
+def layout(cpus: float, gpus: float, device: str, actors: str | int, rows_per_shard: int) -> Layout:
+    """Choose the pool for the resources a cluster has.
+
+    device: auto, cpu or cuda; actors: "auto" (one a GPU, or one a core) or a number; rows_per_shard: 0 = by device.
+
+    Raises:
+        ValueError: cuda is asked for and the cluster has no GPU.
+    """
+    if device == "auto":
+        device = "cuda" if gpus >= 1 else "cpu"
+    if device == "cuda" and gpus < 1:
+        raise ValueError("execution.device is cuda, but the cluster has no GPU: use auto or cpu")
+    if device == "cuda":
+        count = int(gpus) if actors == "auto" else int(actors)
+        share = min(1.0, gpus / count)
+        return Layout(count, Resources(ACTOR_CPUS, share), device, rows_per_shard or GPU_ROWS_PER_SHARD)
+    count = max(1, int(cpus)) if actors == "auto" else int(actors)
+    share = min(ACTOR_CPUS, cpus * ACTOR_CPUS / count)
+    return Layout(count, Resources(share), device, rows_per_shard or CPU_ROWS_PER_SHARD)
+
+
+def local_resources() -> tuple[float, float]:
+    """CPUs and GPUs of this machine, for a plan made before any cluster is started."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpus is not None:
+        count = len([name for name in gpus.split(",") if name.strip() not in ("", "-1")])
+    else:
+        from pathlib import Path
+
+        count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return float(len(os.sched_getaffinity(0))), float(count)
+
+
+def start_ray(address: str, object_store_mb: int) -> None:
+    """Connect to the cluster at `address` (or of RAY_ADDRESS), or start one on this machine that ends with us."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}},
+    }
+    if address:
+        ray.init(address=address, **common)
+        return
+    # A plain ray.init leaves a token file behind that a later `ray start` would take as a wish for authentication.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=object_store_mb * 1024 * 1024,
+        _temp_dir=os.environ.get("RAY_TMPDIR"),
+        **common,
+    )
+
+
+def set_up_data(verbose: bool = False) -> None:
+    """Ray Data's settings for our jobs."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    # Rows come back in the order they are done: a slow image must not hold back the others.
+    context.execution_options.preserve_order = False
+    context.max_errored_blocks = 0
+    if not verbose:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def cluster_resources() -> tuple[float, float]:
+    import ray
+
+    total = ray.cluster_resources()
+    return float(total.get("CPU", 1)), float(total.get("GPU", 0))
+
+
+def job_id() -> str:
+    """The id of the Ray job that we run in, or "" for a plain process."""
+    return json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {}).get("job_submission_id", "")

@@ -1,0 +1,129 @@
+"""List: the corpus into the manifest, with the weak labels of every asset checked."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipelines import weak as weak_labels
+from pipelines.corpus import open_corpus
+from pipelines.flow.progress import Progress, say
+from pipelines.flow.run import Run, RunFailed, digest
+from pipelines.tables import manifest
+
+# So many problems of weak labels are told on the terminal; all of them are in the label rows.
+TOLD_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An asset that should end with a label. weak, hints: canonical JSON, "" for none."""
+
+    asset: str
+    uri: str
+    size_bytes: int
+    mtag: str
+    tags: str
+    weak: str
+    weak_digest: str
+    weak_problems: tuple[str, ...]
+    hints: str
+    hints_digest: str
+
+    @property
+    def version(self) -> tuple[str, int, str, str]:
+        """What must be the same for the asset to need no reading."""
+        return (self.asset, self.size_bytes, self.mtag, self.hints_digest)
+
+
+def list_corpus(run: Run) -> list[Wanted]:
+    """Every asset of the corpus, at most --limit of them, in the corpus' order.
+
+    Raises:
+        RunFailed: the corpus is empty, or --strict and a weak label is wrong.
+    """
+    config = run.config
+    progress = Progress("list", config.limit or 0, config.execution.progress_seconds)
+    found, problems = [], 0
+    for asset in open_corpus(config).list():
+        if config.limit and len(found) >= config.limit:
+            break
+        weak = weak_labels.select_forms(asset.weak, config.weak_forms)
+        weak, wrong = weak_labels.validate(weak, run.classes, None)
+        for problem in wrong:
+            problems += 1
+            if problems <= TOLD_PROBLEMS:
+                say(f"weak label of {asset.asset}: {problem}")
+        hints = weak_labels.hints(weak)
+        points, boxes = hints.points.tolist(), hints.boxes.tolist()
+        told = json.dumps([points, boxes]) if (points or boxes) else ""
+        found.append(
+            Wanted(
+                asset=asset.asset,
+                uri=asset.uri,
+                size_bytes=asset.size_bytes,
+                mtag=asset.mtag,
+                tags=json.dumps(asset.tags, sort_keys=True) if asset.tags else "",
+                weak=weak_labels.canonical(weak),
+                weak_digest=weak_labels.weak_digest(weak),
+                weak_problems=tuple(str(problem) for problem in wrong),
+                hints=told,
+                hints_digest=digest(told) if told else "",
+            )
+        )
+        progress.add(1)
+    progress.close()
+    if problems > TOLD_PROBLEMS:
+        say(f"... and {problems - TOLD_PROBLEMS} more weak labels that cannot be used; each is in its label row")
+    if problems and config.strict:
+        raise RunFailed(f"{problems} weak labels cannot be used (listed above), and --strict stops for that")
+    if not found:
+        raise RunFailed(f"the corpus {config.corpus} holds no image: check the address and --split")
+    return found
+
+
+def write_manifest(run: Run, rows: Iterable[Wanted], digests: dict[str, str], vanished: bool) -> list[dict[str, object]]:
+    """Bring the manifest up to date with one commit of what changed, if anything did.
+
+    digests: sha256 by asset, for those that were read. vanished: whether rows is the whole corpus, so that what is not
+    in it has gone. Returns the rows of the assets that vanished.
+
+    Raises:
+        RunFailed: the output belongs to another corpus.
+    """
+    before = {str(row["asset"]): row for row in run.manifest.rows()}
+    split = run.config.split or ""
+    changed, listed = [], set()
+    for row in rows:
+        listed.add(row.asset)
+        new = {
+            "asset": row.asset,
+            "uri": row.uri,
+            "size_bytes": row.size_bytes,
+            "mtag": row.mtag,
+            "digest": digests.get(row.asset),
+            "split": split,
+            "weak": row.weak,
+            "tags": row.tags,
+        }
+        old = before.get(row.asset)
+        if old and old["uri"] != row.uri:
+            raise RunFailed(
+                f"{run.output} holds the labels of another corpus: there, {row.asset} is {old['uri']}, here it is "
+                f"{row.uri}. Give every corpus an --output of its own"
+            )
+        same_bytes = old and (old["size_bytes"], old["mtag"]) == (row.size_bytes, row.mtag)
+        if old and same_bytes and new["digest"] is None:
+            new["digest"] = old["digest"]
+        if not old or any(old[name] != value for name, value in new.items()):
+            changed.append(new)
+    gone = [row for asset, row in before.items() if vanished and asset not in listed and row["split"] == split]
+    changed += [{**{name: row[name] for name in ("asset", "uri", "split")}, "removed": True} for row in gone]
+    if changed:
+        sequence = run.manifest.next_sequence()
+        common = {"sequence": sequence, "run_id": run.run_id, "schema_version": manifest.SCHEMA_VERSION}
+        filled = [{"removed": False, **row, **common} for row in changed]
+        table = pa.Table.from_pylist(filled, schema=manifest.SCHEMA)
+        run.manifest.append(f"part-{run.run_id}-{sequence}.parquet", table, {"run_id": run.run_id})
+    return gone
