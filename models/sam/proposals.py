@@ -84,7 +84,7 @@ def box_iou(a: Floats, b: Floats) -> Floats:
 def grid_points(per_side: int) -> Floats:
     """float32 [per_side^2, 2], centres of an even grid over the frame, as fractions."""
     centres = (np.arange(per_side, dtype=np.float32) + 0.5) / max(per_side, 1)
-    return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+    return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
 def propose(features: Floats, config: SamObserveConfig) -> Prompts:
