@@ -137,7 +137,7 @@ def _download(reference: str, cache: Path) -> Path:
         raise ModelReferenceError(
             f"model reference {reference!r}: reading it needs another package ({error})"
         ) from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Every store has errors of its own kind; the person needs the same help with each.
         raise ModelReferenceError(
             f"model reference {reference!r} cannot be read ({type(error).__name__}: {error}); check the address, the "
             "credentials and the network, or download it and give the local path"
