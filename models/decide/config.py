@@ -34,6 +34,15 @@ class DecideConfig:
     presence_heat_weight: float = _setting(
         0.5, "presence score: weight of the hottest patches against the global embedding", 0.0, 1.0
     )
+    presence_threshold_hinted: float = _setting(
+        0.9, "the same where tags, points, boxes or maps already name some classes", 0.0, 1.0
+    )
+    presence_temperature: float = _setting(
+        0.0, "presence scores through a softmax of this temperature (0: plain shares; 0.01 for OpenAI's CLIP)", 0.0, 0.2
+    )
+    presence_power: float = _setting(
+        1.0, "a class that nobody named has its heat scaled by its presence to this power", 0.0, 4.0
+    )
     presence_max_classes: int = _setting(4, "at most so many classes in an image without tags (0: all)", 0, 32)
     # Refinement to image edges
     grid_px: int = _setting(88, "longer side of the grid that decisions are made on, pixels", 32, 352)
@@ -52,12 +61,18 @@ class DecideConfig:
     mask_weight: float = _setting(0.5, "share of the mask bank against the heat inside the fused map", 0.0, 1.0)
     mask_top: int = _setting(3, "how many bank masks are averaged for each component", 1, 16)
     mask_min_overlap: float = _setting(0.2, "a mask must reach this soft IoU with the component's heat", 0.0, 0.9)
+    mask_sharpness: float = _setting(2.0, "power of fit times quality that weighs the averaged masks", 0.0, 8.0)
+    region_share: float = _setting(
+        0.3, "share of region voting (every mask votes by contrast of heat) in what the bank says", 0.0, 1.0
+    )
     # Fusion with the background
     background_threshold: float = _setting(0.4, "fused strength below this is background", 0.05, 0.9)
     # Weak labels
     point_radius_px: float = _setting(2.0, "radius of the hard seed around a point, grid pixels", 0.0, 8.0)
     seed_weight: float = _setting(0.5, "share of what points and scribbles spread to, against text and masks", 0.0, 1.0)
     box_weight: float = _setting(0.5, "share of a box's shape prior and best mask, against text", 0.0, 1.0)
+    seed_mask_share: float = _setting(0.6, "share of masks that hold the seeds against like-looking patches", 0.0, 1.0)
+    box_ellipse_share: float = _setting(0.5, "share of the inscribed ellipse against the heat inside a box", 0.0, 1.0)
     noisy_weight: float = _setting(0.5, "share of a noisy map's vote", 0.0, 1.0)
     tag_min_area: float = _setting(0.01, "least share of the image that a class tagged as present gets", 0.0, 0.2)
     # Confidence

@@ -21,9 +21,12 @@ class ClassArrays:
     background_id: int | None = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextBank:
-    """Embedded prompts. emb: float32 [P, D], unit norm. class_of: int32 [P], row in ClassArrays, -1 = background word."""
+    """Embedded prompts of a class set; compared by identity, so that what is derived from it can be cached.
+
+    emb: float32 [P, D], unit norm. class_of: int32 [P], row in ClassArrays, -1 = background word.
+    """
 
     emb: npt.NDArray[np.float32]
     class_of: npt.NDArray[np.int32]

@@ -1,0 +1,148 @@
+"""How good labels are: mergeable counts, so that workers can measure parts and a driver can add them up."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+IGNORE = 255
+"""VOC's id for pixels that nobody judged."""
+
+
+@dataclass
+class Confusion:
+    """Pixel counts int64 [num_classes, num_classes], gold in rows, labels in columns.
+
+    Ids run from 0 to num_classes - 1, background included. Gold pixels of `ignore` or outside that range are not
+    judged; label ids outside it count as wrong (an extra column), never as missing.
+    """
+
+    num_classes: int
+    ignore: int = IGNORE
+    counts: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros((self.num_classes, self.num_classes + 1), np.int64)
+
+    def update(
+        self,
+        gold: npt.NDArray[np.integer],
+        label: npt.NDArray[np.integer],
+        keep: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Add one image: class ids [H, W] each; keep: bool [H, W], the pixels to judge (None: all)."""
+        if gold.shape != label.shape:
+            raise ValueError(f"gold covers {gold.shape} pixels, the label {label.shape}")
+        judged = (gold != self.ignore) & (gold >= 0) & (gold < self.num_classes)
+        if keep is not None:
+            judged &= keep
+        given = label[judged].astype(np.int64)
+        given[(given < 0) | (given >= self.num_classes)] = self.num_classes
+        flat = gold[judged].astype(np.int64) * (self.num_classes + 1) + given
+        self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def merge(self, other: "Confusion") -> "Confusion":
+        """Add another part's counts to this one, and return it."""
+        self.counts += other.counts
+        return self
+
+    def iou(self) -> npt.NDArray[np.float64]:
+        """IoU float64 [num_classes]; NaN for classes that do not occur in the gold masks."""
+        hit = np.diag(self.counts).astype(np.float64)
+        occurs = self.counts.sum(1)
+        union = occurs + self.counts[:, : self.num_classes].sum(0) - hit
+        return np.where(occurs > 0, hit / np.maximum(union, 1), np.nan)
+
+    def mean_iou(self, ids: Iterable[int] | None = None) -> float:
+        """Mean IoU over the classes that occur in the gold masks, of all or of these ids; NaN if none of them does."""
+        values = self.iou() if ids is None else self.iou()[list(ids)]
+        values = values[~np.isnan(values)]
+        return float(values.mean()) if len(values) else float("nan")
+
+    def recall(self) -> npt.NDArray[np.float64]:
+        """Share of each class's gold pixels that the label gives it, float64 [num_classes]; NaN without gold pixels."""
+        occurs = self.counts.sum(1)
+        return np.where(occurs > 0, np.diag(self.counts) / np.maximum(occurs, 1), np.nan)
+
+    def accuracy(self) -> float:
+        """Share of the judged pixels that are right; NaN if none was judged."""
+        total = self.counts.sum()
+        return float(np.trace(self.counts) / total) if total else float("nan")
+
+
+@dataclass
+class Calibration:
+    """Does a confidence of p mean that a share of p is right? Mergeable counts over equal bins of confidence.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+
+    bins: int = 15
+    pixels: npt.NDArray[np.int64] = field(init=False)
+    right: npt.NDArray[np.int64] = field(init=False)
+    confidence: npt.NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros(self.bins, np.int64)
+        self.right = np.zeros(self.bins, np.int64)
+        self.confidence = np.zeros(self.bins, np.float64)
+
+    def update(self, confidence: npt.NDArray[np.floating], right: npt.NDArray[np.bool_]) -> None:
+        """Add judged pixels: confidence 0..1 and whether the label is right there, arrays of one shape."""
+        where = np.clip((confidence * self.bins).astype(np.int64), 0, self.bins - 1).reshape(-1)
+        self.pixels += np.bincount(where, minlength=self.bins)
+        self.right += np.bincount(where, weights=right.reshape(-1), minlength=self.bins).astype(np.int64)
+        self.confidence += np.bincount(where, weights=confidence.reshape(-1), minlength=self.bins)
+
+    def merge(self, other: "Calibration") -> "Calibration":
+        """Add another part's counts to this one, and return it."""
+        self.pixels += other.pixels
+        self.right += other.right
+        self.confidence += other.confidence
+        return self
+
+    def error(self) -> float:
+        """Expected calibration error 0..1: mean |confidence - share right| over bins, by pixels; NaN for no pixels."""
+        total = self.pixels.sum()
+        return float(np.abs(self.confidence - self.right).sum() / total) if total else float("nan")
+
+
+@dataclass
+class KeptShare:
+    """How much of each gold class a confidence policy keeps. Mergeable counts, int64 [num_classes]."""
+
+    num_classes: int
+    ignore: int = IGNORE
+    pixels: npt.NDArray[np.int64] = field(init=False)
+    kept: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros(self.num_classes, np.int64)
+        self.kept = np.zeros(self.num_classes, np.int64)
+
+    def update(self, gold: npt.NDArray[np.integer], keep: npt.NDArray[np.bool_]) -> None:
+        """Add one image: gold class ids [H, W], and which of its pixels are kept, bool [H, W]."""
+        judged = (gold != self.ignore) & (gold >= 0) & (gold < self.num_classes)
+        self.pixels += np.bincount(gold[judged], minlength=self.num_classes)
+        self.kept += np.bincount(gold[judged & keep], minlength=self.num_classes)
+
+    def merge(self, other: "KeptShare") -> "KeptShare":
+        """Add another part's counts to this one, and return it."""
+        self.pixels += other.pixels
+        self.kept += other.kept
+        return self
+
+    def per_class(self) -> npt.NDArray[np.float64]:
+        """Kept share of each gold class, float64 [num_classes]; NaN for classes that do not occur."""
+        return np.where(self.pixels > 0, self.kept / np.maximum(self.pixels, 1), np.nan)
+
+    def coverage(self) -> float:
+        """Kept share of all judged pixels; NaN if there are none."""
+        total = self.pixels.sum()
+        return float(self.kept.sum() / total) if total else float("nan")
+
+
+def expand_quarter(values: npt.NDArray[np.generic], height: int, width: int, step: int = 4) -> npt.NDArray[np.generic]:
+    """A map kept on every step-th pixel, [ceil(H/step), ceil(W/step)], repeated to [H, W] (as readers should)."""
+    return np.repeat(np.repeat(values, step, 0), step, 1)[:height, :width]
