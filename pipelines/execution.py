@@ -119,6 +119,11 @@ def cluster_resources() -> tuple[float, float]:
     return float(total.get("CPU", 1)), float(total.get("GPU", 0))
 
 
+def inside_cluster() -> bool:
+    """Whether a cluster to connect to is known from the environment, as in a submitted job."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def job_id() -> str:
     """The id of the Ray job that we run in, or "" for a plain process."""
     return json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {}).get("job_submission_id", "")

@@ -50,7 +50,7 @@ def list_corpus(run: Run) -> list[Wanted]:
         if config.limit and len(found) >= config.limit:
             break
         weak = weak_labels.select_forms(asset.weak, config.weak_forms)
-        weak, wrong = weak_labels.validate(weak, run.classes, None)
+        weak, wrong = weak_labels.validate(weak, run.classes)
         for problem in wrong:
             problems += 1
             if problems <= TOLD_PROBLEMS:
@@ -65,7 +65,7 @@ def list_corpus(run: Run) -> list[Wanted]:
                 size_bytes=asset.size_bytes,
                 mtag=asset.mtag,
                 tags=json.dumps(asset.tags, sort_keys=True) if asset.tags else "",
-                weak=weak_labels.canonical(weak),
+                weak=json.dumps(weak, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if weak else "",
                 weak_digest=weak_labels.weak_digest(weak),
                 weak_problems=tuple(str(problem) for problem in wrong),
                 hints=told,

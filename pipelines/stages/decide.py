@@ -83,6 +83,9 @@ class DecideStage:
         self.config = config
         self.classes = config.classes.arrays()
         self.table = LabelTable(config.labels_url)
+        background = config.classes.background
+        self.names = {entry.id: entry.name for entry in config.classes.classes}
+        self.names |= {background.id: "background"} if background else {}
 
     def __call__(self, block: pa.Table) -> pa.Table:
         work = block.to_pylist()
@@ -134,7 +137,7 @@ class DecideStage:
         }
 
     def _columns(self, label: Label) -> dict[str, Any]:
-        names = self.config.classes.names_by_id()
+        names = self.names
         areas = [
             {"class_id": i, "name": names[i], "area": area, "kept": label.kept_areas.get(i, 0.0)}
             for i, area in sorted(label.areas.items())

@@ -11,19 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.stages.base import Record, StageSpec
+from pipelines.stages.base import Record
 from pipelines.stages.coordinator import DEATHS_ALONE
 from pipelines.stages.read import ReadConfig, ReadStage, quarantine
 from pipelines.tables.evidence import DATA, INDEX
-
-SPEC = StageSpec(
-    name="observe",
-    needs=("picture", "height", "width", "hints", "evidence_key"),
-    adds=tuple(name for name in DATA.names if name not in ("evidence_key", "digest", "schema_version")),
-    drops=("picture",),
-    pool="observe",
-)
-
 
 class ModelStage:
     """A model as a stage: `prepare` on the host, `forward` on the device, `finish` on the host, for a few records."""
@@ -189,6 +180,8 @@ def to_table(records: Iterable[Record], columns: pa.Schema) -> pa.Table:
 
 
 def _pack(value: Any) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
+        return [_pack(item) for item in value]
     if isinstance(value, np.ndarray):
         return {"dtype": str(value.dtype), "shape": list(value.shape), "data": value.tobytes()}
     return value
@@ -200,6 +193,8 @@ def unpack(row: Record) -> Record:
 
 
 def _array(value: Any) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [_array(item) for item in value]
     if isinstance(value, dict) and set(value) == {"dtype", "shape", "data"}:
         return np.frombuffer(value["data"], dtype=value["dtype"]).reshape(value["shape"])
     return value

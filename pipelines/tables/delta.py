@@ -5,7 +5,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -48,7 +48,7 @@ class NewestRowTable:
     def files(self, version: int | None = None) -> list[str]:
         """Addresses of the data files of a version."""
         table = self._table(version)
-        return [] if table is None else [_plain(uri) for uri in table.file_uris()]
+        return [] if table is None else data_files(self.url, table)
 
     def _dataset(self, version: int | None) -> pads.Dataset | None:
         files = self.files(version)
@@ -60,41 +60,56 @@ class NewestRowTable:
         return pads.dataset(paths, schema=self.schema, format="parquet", filesystem=fs)
 
     def newest(
-        self, columns: Sequence[str], version: int | None = None, batch_rows: int = 256, removed: bool = False
+        self,
+        columns: Sequence[str],
+        version: int | None = None,
+        batch_rows: int = 256,
+        removed: bool = False,
+        assets: Collection[str] | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Stream the newest row of every asset (of `version`, default the newest), in no particular order.
 
         Memory holds the assets' names and sequence numbers, and a batch of rows. Rows that say "removed" are left
-        out unless `removed`.
+        out unless `removed`. With `assets`, only their rows, and only the files that hold them are opened.
         """
         dataset = self._dataset(version)
         if dataset is None:
             return
-        keys = dataset.to_table(columns=["asset", "sequence"])
-        winners = keys.group_by("asset").aggregate([("sequence", "max")])
-        newest = dict(zip(winners["asset"].to_pylist(), winners["sequence_max"].to_pylist(), strict=True))
+        newest, files = _winners(dataset.to_table(columns=["asset", "sequence", "__filename"]), assets)
+        if not newest:
+            return
+        if assets is not None:
+            dataset = pads.dataset(sorted(files), schema=self.schema, format="parquet", filesystem=dataset.filesystem)
         wanted = list(dict.fromkeys([*columns, "asset", "sequence", "removed"]))
-        # Without these two bounds the scanner reads ahead dozens of batches of pictures.
-        scanner = dataset.scanner(columns=wanted, batch_size=batch_rows, batch_readahead=1, fragment_readahead=1)
+        # Without the two bounds the scanner reads ahead dozens of batches of pictures.
+        scanner = dataset.scanner(
+            columns=wanted,
+            filter=None if assets is None else pads.field("asset").isin(list(newest)),
+            batch_size=batch_rows,
+            batch_readahead=1,
+            fragment_readahead=1,
+        )
         for batch in scanner.to_batches():
-            assets, order = batch["asset"].to_pylist(), batch["sequence"].to_pylist()
-            hidden = [False] * len(assets) if removed else batch["removed"].to_pylist()
+            order = zip(*(batch[name].to_pylist() for name in ("asset", "sequence", "removed")), strict=True)
             mask = []
-            for asset, sequence, gone in zip(assets, order, hidden, strict=True):
+            for asset, sequence, gone in order:
                 first = newest.get(asset) == sequence
                 if first:
                     del newest[asset]  # The same file committed twice must not give a row twice.
-                mask.append(first and not gone)
+                mask.append(first and (removed or not gone))
             if any(mask):
                 yield batch.filter(pa.array(mask)).select(list(columns))
 
+    def newest_sequence(self) -> int:
+        """The highest sequence number of a published row; 0 while there is none."""
+        dataset = self._dataset(None)
+        if dataset is None:
+            return 0
+        return int(pc.max(dataset.to_table(columns=["sequence"])["sequence"]).as_py() or 0)
+
     def next_sequence(self) -> int:
         """A number above that of every published row: the time in microseconds, unless the clock went back."""
-        dataset = self._dataset(None)
-        highest = 0
-        if dataset is not None:
-            highest = pc.max(dataset.to_table(columns=["sequence"])["sequence"]).as_py() or 0
-        return max(int(time.time() * 1e6), highest + 1)
+        return max(int(time.time() * 1e6), self.newest_sequence() + 1)
 
     def write_file(self, name: str, table: pa.Table, row_group_rows: int = 64) -> DataFile:
         """Write rows into the table's folder; readers see them once they are committed."""
@@ -121,10 +136,17 @@ class NewestRowTable:
         return self.commit([self.write_file(name, table)], metadata)
 
 
-def _plain(uri: str) -> str:
-    """deltalake gives local files as paths or as file:// URLs with escapes, depending on the name."""
-    if uri.startswith("file://"):
-        from urllib.parse import unquote, urlsplit
+def _winners(keys: pa.Table, assets: Collection[str] | None) -> tuple[dict[str, int], set[str]]:
+    """The highest sequence of every asset, and the files that hold those rows."""
+    newest: dict[str, int] = {}
+    files: dict[str, str] = {}
+    for batch in keys.to_batches():
+        for asset, sequence, file in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if (assets is None or asset in assets) and sequence > newest.get(asset, -1):
+                newest[asset], files[asset] = sequence, file
+    return newest, set(files.values())
 
-        return unquote(urlsplit(uri).path)
-    return uri
+
+def data_files(url: str, table: DeltaTable) -> list[str]:
+    """Addresses of a table's data files. All lie directly in its folder; deltalake's own addresses come escaped."""
+    return [storage.join(url, uri.rsplit("/", 1)[-1]) for uri in table.file_uris()]

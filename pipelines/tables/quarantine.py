@@ -5,6 +5,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import TableNotFoundError
 
 from pipelines import storage
+from pipelines.tables.delta import data_files
 
 SCHEMA_VERSION = 1
 
@@ -35,7 +36,7 @@ class QuarantineTable:
             table = DeltaTable(self.url)
         except TableNotFoundError:
             return []
-        tables = [storage.read_parquet(uri) for uri in table.file_uris()]
+        tables = [storage.read_parquet(file) for file in data_files(self.url, table)]
         rows = [row for part in tables for row in part.to_pylist()]
         return sorted(rows, key=lambda row: row["asset"])
 

@@ -1,0 +1,177 @@
+"""Decide what has no current label, and publish: one atomic commit makes a snapshot."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from models.decide.types import TextBank
+from pipelines import storage
+from pipelines.execution import set_up_data
+from pipelines.flow.listing import Wanted
+from pipelines.flow.observing import Known
+from pipelines.flow.progress import Progress, say
+from pipelines.flow.run import Run, digest
+from pipelines.stages.decide import WORK, DecideStage, DecideStageConfig
+from pipelines.tables import labels
+from pipelines.tables.delta import DataFile
+
+# Images that one decide task takes: a few seconds of work, and one staged file.
+ROWS_PER_TASK = 64
+
+
+@dataclass
+class Plan:
+    """work: rows of WORK to decide. removals: label rows that say an asset has no label any more. reused: how many
+    assets have the label that they should have already."""
+
+    work: list[dict[str, Any]] = field(default_factory=list)
+    removals: list[dict[str, Any]] = field(default_factory=list)
+    reused: int = 0
+
+
+def plan(run: Run, rows: Sequence[Wanted], known: Known, vanished: Sequence[dict[str, Any]]) -> Plan:
+    """What the newest snapshot lacks: everything whose label key is not the one it should be."""
+    current = {}
+    for batch in run.labels.newest(["asset", "label_key", "evidence_key"], batch_rows=4096):
+        for row in batch.to_pylist():
+            current[row["asset"]] = (row["label_key"], row["evidence_key"])
+    result = Plan()
+    for wanted in rows:
+        if wanted.asset in known.bad and wanted.asset in current:
+            result.removals.append({"asset": wanted.asset, "uri": wanted.uri, "cause": "unreadable"})
+        if wanted.asset not in known.evidence:
+            continue
+        shard, evidence_key, image_digest = known.evidence[wanted.asset]
+        key = run.label_key(evidence_key, wanted.weak_digest)
+        before = current.get(wanted.asset)
+        if before and before[0] == key:
+            result.reused += 1
+            continue
+        cause = "new image" if before is None else "new evidence" if before[1] != evidence_key else "new decision"
+        result.work.append(
+            {
+                "asset": wanted.asset,
+                "uri": wanted.uri,
+                "digest": image_digest,
+                "evidence_key": evidence_key,
+                "shard": shard,
+                "weak": wanted.weak,
+                "weak_digest": wanted.weak_digest,
+                "weak_problems": list(wanted.weak_problems),
+                "label_key": key,
+                "cause": cause,
+            }
+        )
+    for row in vanished:
+        if row["asset"] in current:
+            result.removals.append({"asset": row["asset"], "uri": row["uri"], "cause": "vanished"})
+    # One task reads few shards.
+    result.work.sort(key=lambda row: (row["shard"], row["asset"]))
+    return result
+
+
+@dataclass
+class Decided:
+    """What a decide step did. resumed: labels that an interrupted run had decided and not published."""
+
+    labeled: int = 0
+    resumed: int = 0
+    images_per_second: float = 0.0
+    weak_problems: int = 0
+    failures: list[list[str]] = field(default_factory=list)
+    snapshot: int | None = None
+
+
+def decide_and_publish(run: Run, todo: Plan, text: TextBank | None) -> Decided:
+    """Decide `todo.work` on CPU actors, then commit all of it and the removals at once."""
+    result = Decided(snapshot=run.labels.version())
+    if not todo.work and not todo.removals:
+        return result
+    prefix = "staged-" + digest([run.classes.digest, run.decide_digest, run.observe_id])[:16]
+    files, work = _staged(run, prefix, todo.work)
+    result.resumed = len(todo.work) - len(work)
+    if result.resumed:
+        say(f"decide: {result.resumed:,} labels were decided by an interrupted run")
+    if work:
+        files += _decide(run, work, prefix, text, result)
+    if todo.removals:
+        files.append(_removals(run, todo.removals))
+    result.labeled = sum(file.rows for file in files) - len(todo.removals)
+    if files:
+        result.snapshot = run.labels.commit(files, {"run_id": run.run_id, "class_set": run.classes.digest})
+    return result
+
+
+def _staged(run: Run, prefix: str, work: list[dict[str, Any]]) -> tuple[list[DataFile], list[dict[str, Any]]]:
+    """Files of an interrupted run whose rows are all wanted as they are, and the work that is left."""
+    wanted = {(row["asset"], row["label_key"]) for row in work}
+    newest = run.labels.newest_sequence()
+    files: list[DataFile] = []
+    have: set[str] = set()
+    for url in run.labels.staged(prefix):
+        table = storage.read_parquet(url, ["asset", "label_key", "sequence"])
+        pairs = set(zip(table["asset"].to_pylist(), table["label_key"].to_pylist(), strict=True))
+        assets = {asset for asset, _ in pairs}
+        fresh = table.num_rows and table["sequence"][0].as_py() > newest
+        if not fresh or not pairs <= wanted or assets & have:
+            storage.remove(url)
+            continue
+        fs, path = storage.filesystem(url)
+        files.append(DataFile(url.rsplit("/", 1)[-1], int(fs.size(path)), table.num_rows))
+        have |= assets
+    return files, [row for row in work if row["asset"] not in have]
+
+
+def _decide(run: Run, work: list[dict[str, Any]], prefix: str, text: TextBank | None, result: Decided) -> list[DataFile]:
+    import ray
+
+    set_up_data()
+    assert text is not None, "there is work to decide, so the prompts were embedded"
+    config = DecideStageConfig(
+        store=run.store,
+        labels_url=run.labels.url,
+        prefix=prefix,
+        classes=run.classes,
+        text=text,
+        config=run.config.decide,
+        decide_digest=run.decide_digest,
+        sequence=run.labels.next_sequence(),
+        run_id=run.run_id,
+        created_at=run.created_at,
+        strict=run.config.strict,
+    )
+    cpus = float(ray.cluster_resources().get("CPU", 1))
+    actors = max(1, min(int(cpus), -(-len(work) // ROWS_PER_TASK)))
+    size = min(ROWS_PER_TASK, -(-len(work) // actors))
+    blocks = [pa.Table.from_pylist(work[i : i + size], schema=WORK) for i in range(0, len(work), size)]
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        DecideStage,
+        fn_constructor_args=(config,),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=min(0.9, cpus * 0.9 / actors),
+    )
+    progress = Progress("decide", len(work), run.config.execution.progress_seconds)
+    files = []
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in batch.to_pylist():
+            result.weak_problems += row["weak_problems"]
+            result.failures += json.loads(row["failures"])
+            progress.add(row["rows"])
+            if row["file"]:
+                files.append(DataFile(row["file"], row["size_bytes"], row["rows"]))
+    result.images_per_second = progress.rate
+    progress.close()
+    return files
+
+
+def _removals(run: Run, removals: list[dict[str, Any]]) -> DataFile:
+    sequence = run.labels.next_sequence()
+    created: datetime = run.created_at
+    rows = [labels.removal(r["asset"], r["uri"], r["cause"], sequence, run.run_id, created) for r in removals]
+    return run.labels.write_file(f"removed-{run.run_id}.parquet", pa.Table.from_pylist(rows, schema=labels.SCHEMA))

@@ -1,0 +1,237 @@
+"""The job as a sequence of steps: list, observe, decide, publish, report."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+
+from models.decide.decide import DECIDE_VERSION
+from models.decide.types import TextBank
+from models.evidence import ENCODING_VERSION
+from pipelines import execution, storage
+from pipelines.classes import ClassSet, ClassSetError
+from pipelines.config import LabelConfig, UsageError, config_digest
+from pipelines.corpus import CorpusError, open_corpus
+from pipelines.flow import deciding, listing, observing, plan
+from pipelines.flow.observing import Known, Observed, timed
+from pipelines.flow.progress import duration, say
+from pipelines.flow.run import Run, RunFailed, digest
+from pipelines.references import ModelReferenceError, resolve
+from pipelines.stages.observers import Models, pools
+from pipelines.stages.read import ReadConfig
+
+# Images an actor hands to the models at once; reading the next ones goes on meanwhile.
+CHUNK_IMAGES = {"cpu": 4, "cuda": 16}
+
+
+@dataclass
+class Outcome:
+    """How a run ended. summary: what the last line of stdout says, None for a dry run."""
+
+    exit_code: int
+    summary: dict[str, Any] | None
+
+
+def label_corpus(config: LabelConfig) -> Outcome:
+    """Run the whole job.
+
+    Raises:
+        UsageError: a class set, corpus or model reference that cannot be used. RunFailed, Interrupted: see there.
+    """
+    plan.check(config.execution.pools)
+    run, models = set_up(config)
+    rows = timed(run, "list", lambda: listing.list_corpus(run))
+    known = observing.look_up(run, rows)
+    if config.dry_run:
+        return _dry_run(run, rows, known, models)
+    _record_inputs(run)
+    vanished = listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
+    observed = Observed()
+    if known.todo and not config.from_evidence:
+        execution.start_ray(config.execution.ray_address, config.execution.object_store_mb)
+        observed = timed(run, "observe", lambda: observing.observe(run, rows, known, _pools(run, models)))
+        known = observing.look_up(run, rows, passing=True)
+        listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
+        say("observe: " + observing.describe(observed))
+    todo = deciding.plan(run, rows, known, vanished)
+    decided = timed(run, "decide", lambda: _decide(run, todo, models))
+    run.quarantine.replace([_quarantine_row(row) for row in known.bad.values()], run.run_id)
+    return _finish(run, rows, known, observed, decided, todo)
+
+
+def set_up(config: LabelConfig) -> tuple[Run, Models]:
+    """Resolve what the config names, and work out the digests that decide what is there already."""
+    try:
+        classes = _classes(config)
+        clip, sam = resolve(config.observe.clip.model), resolve(config.observe.sam.model)
+    except (ClassSetError, CorpusError, ModelReferenceError) as error:
+        raise UsageError(str(error)) from error
+    models = Models(
+        config.observe.clip.model,
+        config.observe.sam.model,
+        {config.observe.clip.model: clip.digest, config.observe.sam.model: sam.digest},
+    )
+    layout = _layout(config)
+    from models.observe_config import ALGORITHM_VERSION
+
+    observe = asdict(config.observe)
+    # The address of a model may change, its content may not.
+    observe["clip"]["model"], observe["sam"]["model"] = clip.digest, sam.digest
+    observe_id = digest([observe, ALGORITHM_VERSION, ENCODING_VERSION, layout.device])
+    decide_digest = digest([config_digest(config.decide), DECIDE_VERSION, clip.digest])
+    run = Run(config, classes, observe_id, decide_digest, {"clip": clip.digest, "sam": sam.digest}, layout)
+    return run, models
+
+
+def _classes(config: LabelConfig) -> ClassSet:
+    if config.classes:
+        return ClassSet.load(config.classes)
+    default = open_corpus(config).default_classes()
+    if default is None:
+        raise UsageError("--classes is missing: names with commas between, or a YAML file (see --help)")
+    return default
+
+
+def _layout(config: LabelConfig) -> execution.Layout:
+    options = config.execution
+    if options.ray_address or execution.inside_cluster():
+        execution.start_ray(options.ray_address, options.object_store_mb)
+        cpus, gpus = execution.cluster_resources()
+    else:
+        cpus, gpus = execution.local_resources()
+    try:
+        return execution.layout(cpus, gpus, options.device, options.actors, options.rows_per_shard)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _pools(run: Run, models: Models) -> list[Any]:
+    config = run.config
+    read = ReadConfig(
+        run.observe_id,
+        config.observe.picture_px,
+        config.observe.tile_above_px,
+        config.images.max_pixels,
+        config.images.read_threads,
+    )
+    chunk = config.execution.batch_images or CHUNK_IMAGES[run.layout.device]
+    return pools(config.execution.pools, config.observe, models, run.layout.device, read, chunk, threads=1)
+
+
+def _decide(run: Run, todo: deciding.Plan, models: Models) -> deciding.Decided:
+    text = None
+    if todo.work:
+        execution.start_ray(run.config.execution.ray_address, run.config.execution.object_store_mb)
+        text = embed_prompts(run.classes, models)
+    return deciding.decide_and_publish(run, todo, text)
+
+
+def embed_prompts(classes: ClassSet, models: Models) -> TextBank:
+    """The class set's prompts in CLIP's text space, embedded in a worker so that the driver holds no model."""
+    import ray
+
+    @ray.remote(num_cpus=0.5)
+    def embed() -> Any:
+        from models.clip.text import TextEncoder
+
+        prompts, _ = classes.prompts()
+        embedded = TextEncoder(models.path(models.clip), "cpu").encode(prompts)
+        # The mean over the templates is the text's embedding (prompt ensembling, Radford et al. 2021).
+        mean = embedded.reshape(-1, len(classes.templates), embedded.shape[-1]).mean(1)
+        return TextBank(mean / np.linalg.norm(mean, axis=1, keepdims=True), classes.texts()[1])
+
+    return ray.get(embed.remote())
+
+
+def _record_inputs(run: Run) -> None:
+    """What the run was asked to do, stored before it starts."""
+    config = run.config.model_dump(mode="json")
+    digests = {
+        "observe_id": run.observe_id,
+        "decide_digest": run.decide_digest,
+        "class_set_digest": run.classes.digest,
+        "models": run.model_digests,
+    }
+    files = {"config.yaml": {**config, "digests": digests}, "classes.yaml": run.classes.to_dict()}
+    for name, content in files.items():
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        storage.write_bytes(storage.join(run.folder, name), text.encode())
+
+
+def _dry_run(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Models) -> Outcome:
+    todo = deciding.plan(run, rows, known, [])
+    print(plan.describe(run, run.config.execution.pools))
+    say(f"probing {min(plan.PROBE_IMAGES, len(known.todo))} images")
+    probed = plan.probe(run, known.todo, models) if known.todo else {}
+    print(plan.forecast(run, rows, known, todo, probed))
+    return Outcome(0, None)
+
+
+def _quarantine_row(found: dict[str, Any]) -> dict[str, Any]:
+    names = ("asset", "uri", "size_bytes", "mtag", "stage", "error", "reason")
+    return {name: found[name] for name in names}
+
+
+def _finish(
+    run: Run,
+    rows: Sequence[listing.Wanted],
+    known: Known,
+    observed: Observed,
+    decided: deciding.Decided,
+    todo: deciding.Plan,
+) -> Outcome:
+    failures = observed.failures + decided.failures
+    unlabeled = len(rows) - len(known.bad) - todo.reused - decided.labeled
+    seconds = run.seconds.get("observe", 0.0) + run.seconds.get("decide", 0.0)
+    handled = observed.observed if observed.observed else decided.labeled
+    summary: dict[str, Any] = {
+        "run_id": run.run_id,
+        "images": len(rows),
+        "observed": observed.observed,
+        "labeled": decided.labeled,
+        "reused": todo.reused,
+        "quarantined": len(known.bad),
+        "images_per_second": round(handled / seconds, 3) if handled else 0.0,
+        "report": None,
+        "snapshot": decided.snapshot,
+    }
+    details = {
+        **summary,
+        "unlabeled": unlabeled,
+        "seconds": {name: round(value, 3) for name, value in run.seconds.items()},
+        "observe_images_per_second": round(observed.images_per_second, 3),
+        "decide_images_per_second": round(decided.images_per_second, 3),
+        "evidence_bytes_per_image": round(observed.bytes / max(1, observed.observed)),
+        "quarantine_reasons": dict(Counter(row["error"] for row in known.bad.values())),
+        "failures": failures[:100],
+    }
+    from pipelines.flow.present import present
+
+    summary["report"] = details["report"] = present(run, rows, known, details)
+    storage.write_bytes(storage.join(run.folder, "summary.json"), json.dumps(details, indent=2).encode())
+    _tell(run, details, observed)
+    if failures:
+        return Outcome(1, summary)
+    if unlabeled and (observed.out_of_budget or run.config.from_evidence):
+        return Outcome(3, summary)
+    if unlabeled:
+        raise RunFailed(f"{unlabeled} readable images have no label, and no error says why: please report this")
+    return Outcome(0, summary)
+
+
+def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
+    for asset, stage, reason in details["failures"]:
+        say(f"failed in {stage}: {asset}\n{reason}")
+    took = ", ".join(f"{name} {duration(value)}" for name, value in run.seconds.items())
+    say(
+        f"{details['images']:,} images: {details['labeled']:,} labeled, {details['reused']:,} as they were, "
+        f"{details['quarantined']:,} in quarantine, {details['unlabeled']:,} without a label ({took})"
+    )
+    if details["unlabeled"] and observed.out_of_budget:
+        say("the budget is used up; run the same command again for the rest")
+    say(f"labels   {run.labels.url} (snapshot {details['snapshot']})")
+    say(f"report   {details['report']}")

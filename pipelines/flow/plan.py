@@ -1,0 +1,99 @@
+"""The plan of a run: its stages, the columns that go in and out, the workers; and what a dry run adds to it."""
+
+import time
+from collections.abc import Sequence
+
+from pipelines.flow.deciding import Plan
+from pipelines.flow.listing import Wanted
+from pipelines.flow.observing import TODO, Known
+from pipelines.flow.progress import duration
+from pipelines.flow.run import Run
+from pipelines.stages import decide, observers, read, write
+from pipelines.stages.base import StageSpec, check_chain
+from pipelines.stages.observers import Models
+
+PROBE_IMAGES = 4
+
+
+def stages(pools: str) -> list[tuple[StageSpec, ...]]:
+    """The chains of a run: observe (assets to evidence), then decide (evidence to labels)."""
+    observers: tuple[StageSpec, ...] = (read.SPEC, observers.ALL_SPEC)
+    if pools == "split":
+        observers = (read.SPEC, observers.CLIP_SPEC, observers.SAM_SPEC)
+    return [(*observers, write.SPEC), (decide.SPEC,)]
+
+
+def check(pools: str) -> None:
+    """Raises ChainError when the stages do not fit together; needs no cluster."""
+    for chain, start in zip(stages(pools), (TODO.names, decide.WORK.names), strict=True):
+        check_chain(chain, start)
+
+
+def describe(run: Run, pools: str) -> str:
+    """The plan as a table of text."""
+    layout = run.layout
+    workers = {
+        "observe": f"{layout.actors} x {layout.device} actor ({layout.resources.cpus:.2f} CPU, {layout.resources.gpus:.2f} GPU)",
+        "sam": f"{layout.actors} x {layout.device} actor ({layout.resources.cpus / 2:.2f} CPU)",
+        "write": "tasks (0.2 CPU)",
+        "decide": "one CPU actor a core",
+    }
+    lines = [f"{'stage':<16}{'workers':<40}columns"]
+    for chain in stages(pools):
+        for stage in chain:
+            lines.append(f"{stage.name:<16}{workers[stage.pool]:<40}needs {', '.join(stage.needs)}")
+            lines.append(f"{'':<56}adds  {', '.join(stage.adds)}")
+    lines.append(f"resume unit: {layout.rows_per_shard} images; at most {layout.in_flight(1 + (pools == 'split'))} in flight")
+    return "\n".join(lines)
+
+
+def probe(run: Run, rows: Sequence[Wanted], models: Models) -> dict[str, float]:
+    """Observe and count the seconds of a few images, spread over the corpus, in this process.
+
+    Returns seconds_per_image (of one actor, models loaded), bytes_per_image, images.
+    """
+    from pipelines.stages.observe import limit_threads
+    from pipelines.stages.read import ReadConfig, ReadStage
+
+    limit_threads(1)
+    model = observers.ObserveAll(run.config.observe, models, run.layout.device)
+    images = run.config.images
+    config = ReadConfig(
+        run.observe_id, run.config.observe.picture_px, run.config.observe.tile_above_px, images.max_pixels, 1
+    )
+    reader = ReadStage(config)
+    step = max(1, len(rows) // (PROBE_IMAGES + 1))
+    seconds, size, done = 0.0, 0, 0
+    for number, wanted in enumerate(rows[::step][: PROBE_IMAGES + 1]):
+        record = {name: getattr(wanted, name) for name in TODO.names}
+        started = time.perf_counter()
+        record = reader.read_one(record)
+        if record["outcome"] != "ok":
+            continue
+        model.finish(model.forward([model.prepare(record)]), [record])
+        # The first image warms up allocators and caches; it is not what the others will cost.
+        if number > 0:
+            seconds += time.perf_counter() - started
+            size += sum(len(value) for value in record.values() if isinstance(value, bytes))
+            done += 1
+    return {"seconds_per_image": seconds / max(1, done), "bytes_per_image": size / max(1, done), "images": float(done)}
+
+
+def forecast(run: Run, rows: Sequence[Wanted], known: Known, todo: Plan, probed: dict[str, float]) -> str:
+    """What the run would do and cost, for a person."""
+    lines = [
+        f"images in the corpus   {len(rows):,}",
+        f"evidence is there      {len(known.evidence):,}",
+        f"known to be unreadable {len(known.bad):,}",
+        f"to observe             {len(known.todo):,}",
+        f"labels are current     {todo.reused:,}",
+        f"to decide              {len(todo.work) + len(known.todo):,}",
+    ]
+    if known.todo and probed["images"]:
+        wall = len(known.todo) * probed["seconds_per_image"] / run.layout.actors
+        lines += [
+            f"probe                  {probed['images']:.0f} images, {probed['seconds_per_image']:.2f} s each on one actor",
+            f"observe would take     about {duration(wall)} on {run.layout.actors} {run.layout.device} actors, start-up not counted",
+            f"evidence would take    about {len(known.todo) * probed['bytes_per_image'] / 2**20:,.0f} MiB, before compression",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""What a person sees of a run: the report page and the MLflow run."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from models.decide.types import PROVENANCE
+from pipelines import storage
+from pipelines.classes import ClassSet
+from pipelines.flow.listing import Wanted
+from pipelines.flow.observing import Known
+from pipelines.flow.progress import say
+from pipelines.flow.run import Run
+from pipelines.report.data import QuarantineRow, ReportClass, ReportItem
+from pipelines.report.page import ReportBuilder
+from pipelines.report.select import Selection
+from pipelines.stages.decide import read_png
+
+PICTURES = ("class_map", "confidence", "provenance")
+NUMBERS = ("asset", "keep_threshold", "coverage", "mean_confidence", "areas")
+
+
+def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportBuilder]:
+    """The report as HTML, and the builder, which has the overlays. Reads the pictures of the shown images only."""
+    builder = ReportBuilder(
+        report_classes(run.classes),
+        images=run.config.report.images,
+        background_id=run.classes.background.id if run.classes.background else None,
+        sources=PROVENANCE,
+    )
+    shown: Selection[str] = Selection(run.config.report.images)
+    for batch in run.labels.newest(NUMBERS, batch_rows=4096):
+        for row in batch.to_pylist():
+            areas = {area["class_id"]: area["area"] for area in row["areas"]}
+            kept = {area["class_id"]: area["kept"] for area in row["areas"]}
+            builder.totals.count(areas, kept, row["coverage"], row["mean_confidence"])
+            if row["asset"] in known.evidence and shown.wants(row["asset"], row["mean_confidence"]):
+                shown.add(row["asset"], row["mean_confidence"], row["asset"])
+    chosen = {asset for asset, _ in shown.chosen()}
+    guides = _guides(run, known, chosen)
+    for batch in run.labels.newest([*NUMBERS, *PICTURES, "weak", "evidence_key"], batch_rows=16, assets=chosen):
+        for row in batch.to_pylist():
+            if row["evidence_key"] in guides:
+                builder.add(_item(row, guides[row["evidence_key"]]))
+    text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    rows = (QuarantineRow(r["asset"], r["stage"], f"{r['error']}: {r['reason']}") for r in known.bad.values())
+    numbers = {name: value for name, value in details.items() if name not in ("report", "failures")}
+    return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows), builder
+
+
+def report_classes(classes: ClassSet) -> list[ReportClass]:
+    found = [ReportClass(entry.id, entry.name, entry.color) for entry in classes.classes]
+    if classes.background:
+        found.insert(0, ReportClass(classes.background.id, "background", classes.background.color))
+    return found
+
+
+def _guides(run: Run, known: Known, assets: set[str]) -> dict[str, Any]:
+    wanted = sorted({known.evidence[asset][:2] for asset in assets})
+    rows = run.store.read(wanted, ["guide"])
+    return {row["evidence_key"]: np.asarray(Image.open(io.BytesIO(row["guide"])).convert("RGB")) for row in rows}
+
+
+def _item(row: dict[str, Any], guide: Any) -> ReportItem:
+    return ReportItem(
+        asset=row["asset"],
+        guide=guide,
+        **{name: read_png(row[name]) for name in PICTURES},
+        keep_threshold=row["keep_threshold"],
+        coverage=row["coverage"],
+        mean_confidence=row["mean_confidence"],
+        areas={area["class_id"]: area["area"] for area in row["areas"]},
+        weak=row["weak"] or "",
+    )
+
+
+def present(run: Run, rows: Sequence[Wanted], known: Known, details: dict[str, Any]) -> str:
+    """Write the report, and tell MLflow. Returns the address of the report."""
+    address = storage.join(run.folder, "report.html")
+    html, builder = build(run, known, details)
+    storage.write_bytes(address, html.encode())
+    if run.config.tracking.enabled:
+        from pipelines.flow.track import track
+
+        track(run, details, html, builder.overlays(8))
+    else:
+        say("tracking is off (tracking.enabled)")
+    return address
