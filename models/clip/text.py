@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from models.clip.load import load_clip
+from models.clip.load import CLIPModel, load_clip
 from models.device import pick_device
 
 BATCH = 256  # Prompts in a forward pass: about 77 tokens each, a few hundred MB at ViT-L size.
@@ -21,8 +22,8 @@ class TextEncoder:
 
         self.device = pick_device(device)
         model = load_clip(clip_path).model
-        self.tower = model.text_model.to(self.device)
-        self.projection = model.text_projection.to(self.device)
+        del model.vision_model  # Only the text tower is needed.
+        self.model = model.to(self.device)
         self.max_tokens = int(model.config.text_config.max_position_embeddings)
         self.tokenizer = AutoTokenizer.from_pretrained(clip_path, local_files_only=True)
         self._known: dict[str, npt.NDArray[np.float32]] = {}
@@ -30,7 +31,7 @@ class TextEncoder:
     @property
     def dimension(self) -> int:
         """D, the size of an embedding."""
-        return int(self.projection.out_features)
+        return int(self.model.text_projection.out_features)
 
     def encode(self, prompts: list[str]) -> npt.NDArray[np.float32]:
         """Unit-length text embeddings, float32 [P, D]; a prompt longer than the tower's context is cut."""
@@ -48,5 +49,10 @@ class TextEncoder:
         tokens = self.tokenizer(
             prompts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.device)
-        pooled = self.tower(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
-        return functional.normalize(self.projection(pooled), dim=-1).float().cpu().numpy()
+        return text_embeddings(self.model, tokens["input_ids"], tokens["attention_mask"]).cpu().numpy()
+
+
+def text_embeddings(model: CLIPModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Unit-length embeddings float32 [P, D] of token ids int64 [P, T]; what `CLIPModel.forward` calls text_embeds."""
+    pooled = model.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+    return functional.normalize(model.text_projection(pooled), dim=-1).float()
