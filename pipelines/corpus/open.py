@@ -1,0 +1,98 @@
+"""From what the user wrote after `--corpus` to a reader."""
+
+import re
+from typing import Protocol
+
+from pipelines.corpus.base import Corpus, CorpusError, absolute, join, kind, walk
+from pipelines.corpus.sidecar import WithSidecar
+
+LAYOUTS = ("sample", "folder", "voc", "coco", "parquet", "jsonl")
+PREFIX = re.compile(rf"({'|'.join(LAYOUTS)}):(?!//)(.*)", re.DOTALL)
+
+
+class ImageSettings(Protocol):
+    """What readers need of the section `images`."""
+
+    column: str | None
+    root: str | None
+
+
+class CorpusSettings(Protocol):
+    """What `open_corpus` needs of a job's config. weak: forms, None for all that records carry."""
+
+    corpus: str
+    split: str | None
+    weak: tuple[str, ...] | None
+    weak_file: str | None
+
+    @property
+    def images(self) -> ImageSettings: ...
+
+
+def open_corpus(config: CorpusSettings) -> Corpus:
+    """The corpus at `config.corpus`, its layout by prefix ("voc:PATH") or detected. Raises CorpusError."""
+    try:
+        layout, address = split_prefix(config.corpus)
+        if not address and layout != "sample":
+            raise CorpusError(f"{layout}: needs a path or URL behind it")
+        if config.split is not None and layout != "voc":
+            raise CorpusError(f"the layout {layout} has no splits: leave --split out, or name a VOC layout")
+        corpus = _reader(layout, address, config)
+        return WithSidecar(corpus, config.weak_file, config.weak)
+    except ImportError as error:
+        raise CorpusError(f"{config.corpus} needs a package that is not installed: {error}") from error
+    except OSError as error:
+        raise CorpusError(f"{config.corpus} cannot be opened: {error}") from error
+
+
+def split_prefix(text: str) -> tuple[str, str]:
+    """(layout, address): "voc:/data/VOC2012" -> ("voc", "/data/VOC2012"). Without a prefix the layout is detected."""
+    if match := PREFIX.fullmatch(text):
+        return match[1], match[2]
+    if text.strip() in ("sample", ""):
+        raise CorpusError("name a corpus: a path, a URL, or sample: for the photographs that ship")
+    return detect(absolute(text)), text
+
+
+def detect(address: str) -> str:
+    """The layout at an address, by its extension and what lies there. Raises CorpusError where nothing does."""
+    lower = address.lower()
+    for suffix, layout in ((".parquet", "parquet"), (".jsonl", "jsonl"), (".ndjson", "jsonl"), (".json", "coco")):
+        if lower.endswith(suffix):
+            return layout
+    found = kind(address)
+    if found == "missing":
+        raise CorpusError(f"there is nothing at {address} (layouts: {', '.join(f'{name}:' for name in LAYOUTS)})")
+    if found == "file":
+        return "folder"
+    if kind(join(address, "JPEGImages")) == "folder":
+        return "voc"
+    first = next((e.path for e in walk(address) if not e.path.lower().endswith((".md", ".json", ".txt"))), "")
+    return "parquet" if first.lower().endswith(".parquet") else "folder"
+
+
+def _reader(layout: str, address: str, config: CorpusSettings) -> Corpus:
+    # a reader's imports are only paid where it is used
+    if layout == "sample":
+        from pipelines.corpus.sample import SampleCorpus
+
+        return SampleCorpus()
+    if layout == "voc":
+        from pipelines.corpus.voc import VocCorpus
+
+        return VocCorpus(address, config.split, config.weak or ())
+    if layout == "coco":
+        from pipelines.corpus.coco import CocoCorpus
+
+        return CocoCorpus(address, config.images.root, config.weak or ())
+    if layout == "parquet":
+        from pipelines.corpus.parquet import ParquetCorpus
+
+        return ParquetCorpus(address, config.images.column)
+    if layout == "jsonl":
+        from pipelines.corpus.jsonl import JsonlCorpus
+
+        return JsonlCorpus(address, config.images.root)
+    from pipelines.corpus.folder import FolderCorpus
+
+    return FolderCorpus(address)

@@ -1,0 +1,184 @@
+"""Single weak labels: what makes each form valid."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.classes import ClassSet
+from pipelines.weak_maps import BadMapError, check_map
+
+EDGE_TOLERANCE_PX = 1.0  # boxes and scribbles may touch the frame; rounding takes them over it by less than a pixel
+DEFAULT_WIDTH_PX = 3.0
+
+
+class BadItemError(ValueError):
+    """A weak label that cannot be used; the message is the reason that people read."""
+
+
+class UnknownClassError(BadItemError):
+    """A weak label of a class that the class set does not have."""
+
+
+@dataclass
+class Check:
+    """What items are checked against. size: (height, width) or None. remarks: reasons that leave the item in use."""
+
+    class_set: ClassSet
+    size: tuple[int, int] | None
+    remarks: list[tuple[bool, str]] = field(default_factory=list)
+
+    def take_remarks(self, ignore_unknown_classes: bool) -> list[str]:
+        remarks, self.remarks = self.remarks, []
+        return [text for unknown_class, text in remarks if not (unknown_class and ignore_unknown_classes)]
+
+    def class_name(self, value: object, background: bool = True) -> str:
+        """The canonical name. Raises UnknownClassError, BadItemError."""
+        row = self.class_set.index(value)
+        if row is None:
+            close = self.class_set.nearest(value)
+            raise UnknownClassError(f"unknown class {short(value)}" + (f"; did you mean {close!r}?" if close else ""))
+        if row >= 0:
+            return self.class_set.classes[row].name
+        if not background:
+            raise BadItemError("background takes no tag or box")
+        return "background"
+
+
+def short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _mapping(item: object, keys: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(item, Mapping):
+        raise BadItemError(f"expected a mapping with {', '.join(keys)}, not {short(item)}")
+    for key in keys:
+        if key not in item:
+            raise BadItemError(f"{key!r} is missing")
+    return item
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadItemError(f"{name} is not a number: {short(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise BadItemError(f"{name} is not a finite number")
+    return number
+
+
+def _flag(item: Mapping[str, Any], key: str) -> bool:
+    value = item.get(key, True)
+    if not isinstance(value, bool):
+        raise BadItemError(f"{key!r} is true or false, not {short(value)}")
+    return value
+
+
+def _tag(item: object, check: Check) -> dict[str, Any]:
+    entry = _mapping({"class": item} if isinstance(item, str | int) else item, ("class",))
+    return {"class": check.class_name(entry["class"], background=False), "present": _flag(entry, "present")}
+
+
+def _inside(x: float, y: float, check: Check, what: str, tolerance: float = 0.0) -> tuple[float, float]:
+    """The position inside the frame. Raises BadItemError outside it."""
+    if check.size is None:
+        if x < -tolerance or y < -tolerance:
+            raise BadItemError(f"{what} ({x:g}, {y:g}) is outside the image")
+        return max(x, 0.0), max(y, 0.0)
+    height, width = check.size
+    limit = tolerance if tolerance else -1e-9
+    if not (-tolerance <= x <= width + limit and -tolerance <= y <= height + limit):
+        raise BadItemError(f"{what} ({x:g}, {y:g}) is outside the image of {width} x {height} pixels")
+    return min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height))
+
+
+def _point(item: object, check: Check) -> dict[str, Any]:
+    entry = _mapping(item, ("x", "y"))
+    positive = _flag(entry, "positive")
+    if not positive and check.class_set.background is None:
+        raise BadItemError("a negative point marks background, which the class set does not have")
+    if positive and "class" not in entry:
+        raise BadItemError("'class' is missing")
+    name = check.class_name(entry["class"]) if "class" in entry else "background"
+    x, y = _inside(_number(entry["x"], "x"), _number(entry["y"], "y"), check, "the point")
+    return {"x": x, "y": y, "class": name, "positive": positive}
+
+
+def _scribble(item: object, check: Check) -> dict[str, Any]:
+    entry = _mapping(item, ("xy", "class"))
+    name = check.class_name(entry["class"])
+    width = _number(entry.get("width_px", DEFAULT_WIDTH_PX), "width_px")
+    if width <= 0:
+        raise BadItemError(f"width_px is not positive: {width:g}")
+    line = entry["xy"]
+    if not isinstance(line, list | tuple) or any(not isinstance(p, list | tuple) or len(p) != 2 for p in line):
+        raise BadItemError("xy is not a list of [x, y]")
+    if len(line) < 2:
+        raise BadItemError(f"a scribble needs two points or more, this has {len(line)}")
+    xy = [_inside(_number(x, "x"), _number(y, "y"), check, "the scribble's point", EDGE_TOLERANCE_PX) for x, y in line]
+    return {"xy": [list(point) for point in xy], "width_px": width, "class": name}
+
+
+def _box(item: object, check: Check) -> dict[str, Any]:
+    entry = _mapping(item, ("box", "class"))
+    name = check.class_name(entry["class"], background=False)
+    box = entry["box"]
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        raise BadItemError(f"box is not [x0, y0, x1, y1]: {short(box)}")
+    x0, y0, x1, y1 = (_number(value, key) for value, key in zip(box, ("x0", "y0", "x1", "y1"), strict=True))
+    if x1 <= x0 or y1 <= y0:
+        raise BadItemError(f"the box has no area: [{x0:g}, {y0:g}, {x1:g}, {y1:g}] is not [x0, y0, x1, y1]")
+    x0, y0 = _inside(x0, y0, check, "the box's corner", EDGE_TOLERANCE_PX)
+    x1, y1 = _inside(x1, y1, check, "the box's corner", EDGE_TOLERANCE_PX)
+    if x1 <= x0 or y1 <= y0:
+        raise BadItemError("the box has no area inside the image")
+    return {"box": [x0, y0, x1, y1], "class": name}
+
+
+def _map(item: object, check: Check) -> dict[str, Any]:
+    entry = dict(_mapping(item, ("kind", "uri")))
+    if entry["kind"] not in ("partial", "noisy"):
+        raise BadItemError(f"the kind of a map is partial or noisy, not {short(entry['kind'])}")
+    if not isinstance(entry["uri"], str) or not entry["uri"]:
+        raise BadItemError(f"uri is not an address: {short(entry['uri'])}")
+    ids = entry.get("ids")
+    if ids is not None:
+        ids = _map_ids(ids, check)
+        if not ids:
+            raise UnknownClassError("no value of the map means a class of the class set")
+    kept = {"kind": entry["kind"], "uri": entry["uri"], "ids": ids}
+    kept |= {key: entry[key] for key in ("size_bytes", "mtag") if isinstance(entry.get(key), int | str)}
+    if check.size is not None:
+        try:
+            check.remarks += [(False, remark) for remark in check_map(kept, check.class_set, check.size)]
+        except BadMapError as error:
+            raise BadItemError(str(error)) from error
+    return kept
+
+
+def _map_ids(ids: object, check: Check) -> dict[str, str]:
+    """The values that mean a class; the others are remarked on and then say nothing."""
+    if not isinstance(ids, Mapping):
+        raise BadItemError(f"ids is not a mapping of values to classes: {short(ids)}")
+    kept = {}
+    for value, name in ids.items():
+        if not str(value).isdecimal() or int(value) > 65535:
+            raise BadItemError(f"ids has the key {short(value)}, which is no pixel value in 0..65535")
+        try:
+            kept[str(int(value))] = check.class_name(name)
+        except UnknownClassError as error:
+            check.remarks.append((True, f"value {value} of the map: {error}"))
+    return dict(sorted(kept.items(), key=lambda pair: int(pair[0])))
+
+
+PARSERS: dict[str, Callable[[Any, Check], dict[str, Any]]] = {
+    "tags": _tag,
+    "points": _point,
+    "scribbles": _scribble,
+    "boxes": _box,
+    "maps": _map,
+}
