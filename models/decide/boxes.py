@@ -26,6 +26,14 @@ def inside_box(box: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArr
     return out
 
 
+def inside_boxes(boxes: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Pixels that any of the boxes [Q, 4] touches, bool [*size]."""
+    out = np.zeros(size, bool)
+    for box in boxes:
+        out |= inside_box(box, size)
+    return out
+
+
 def ellipse(box: npt.NDArray[np.float32], size: tuple[int, int]) -> Maps:
     """A soft prior of what fills a box: 1 in its centre, 0.5 on the inscribed ellipse, 0 in its corners."""
     x0, y0, x1, y1 = (float(v) for v in box)
@@ -54,19 +62,19 @@ def box_iou(box: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> np
 
 def box_map(
     boxes: npt.NDArray[np.float32], heat: Maps, masks: Maps, quality: npt.NDArray[np.float32], config: DecideConfig
-) -> tuple[Maps, npt.NDArray[np.bool_]]:
-    """What a class's boxes [Q, 4] say on the grid of heat [h, w]: strength float32 [h, w] 0..1, and the pixels inside.
+) -> Maps:
+    """What a class's boxes [Q, 4] say on the grid of heat [h, w]: strength float32 [h, w], 0..1, nothing outside them.
 
     In each box: the mean of the inscribed ellipse, the best matching bank masks [M, h, w] (where any matches), and the
     heat over its maximum in the box, so that a box the text missed holds something as well.
     """
     size = (heat.shape[0], heat.shape[1])
-    strength, allowed = np.zeros(size, np.float32), np.zeros(size, bool)
+    strength = np.zeros(size, np.float32)
     around = mask_boxes(masks)
     for box in boxes:
         inside = inside_box(box, size)
-        local = np.where(inside, heat, np.float32(0))
-        readings: list[Maps] = [ellipse(box, size), local / np.float32(max(float(local.max()), 1e-6))]
+        local: Maps = np.where(inside, heat, 0).astype(np.float32)
+        readings: list[Maps] = [ellipse(box, size), local / max(float(local.max()), 1e-6)]
         weights = [config.box_ellipse_share, 1 - config.box_ellipse_share]
         match = box_iou(box, around)
         best = np.argsort(-match * quality, kind="stable")[: config.mask_top]
@@ -77,5 +85,4 @@ def box_map(
             weights.append(1.0)
         merged: Maps = np.average(np.stack(readings), axis=0, weights=weights)
         strength = np.maximum(strength, np.where(inside, merged, 0)).astype(np.float32)
-        allowed |= inside
-    return strength, allowed
+    return strength

@@ -72,6 +72,7 @@ class DecideConfig:
     seed_weight: float = _setting(0.5, "share of what points and scribbles spread to, against text and masks", 0.0, 1.0)
     box_weight: float = _setting(0.5, "share of a box's shape prior and best mask, against text", 0.0, 1.0)
     seed_mask_share: float = _setting(0.6, "share of masks that hold the seeds against like-looking patches", 0.0, 1.0)
+    box_min_share: float = _setting(0.1, "least share of each box that its class gets", 0.0, 0.5)
     box_ellipse_share: float = _setting(0.5, "share of the inscribed ellipse against the heat inside a box", 0.0, 1.0)
     noisy_weight: float = _setting(0.5, "share of a noisy map's vote", 0.0, 1.0)
     tag_min_area: float = _setting(0.01, "least share of the image that a class tagged as present gets", 0.0, 0.2)

@@ -12,7 +12,8 @@ from models.decide import confidence as conf
 from models.decide import seeds as seed_rules
 from models.decide.config import DecideConfig
 from models.decide.finish import finish
-from models.decide.fuse import Votes, insist_on_presence
+from models.decide.fuse import Votes, insist_on, insist_on_presence
+from models.decide.guarantees import allowed_of
 from models.decide.masks import bank_on_grid, component_masks, mask_quality, region_votes, soft_iou
 from models.decide.scene import Scene
 from models.decide.text_match import candidates, heat, normalise, patch_scores, presence
@@ -120,7 +121,7 @@ def fuse(scene: Scene, must: npt.NDArray[np.bool_]) -> tuple[Votes, seed_rules.S
         blend_boxes(scene, votes)
     if weak.noisy is not None:
         blend_noisy(scene, votes, weak.noisy)
-    insist_on_presence(votes, must, config.tag_min_area)
+    insist_on_presence(votes, must, lambda row: allowed_of(scene, row, scene.size), config.tag_min_area)
     return votes, seeds, mask_maps
 
 
@@ -152,7 +153,7 @@ def seed_source(seeds: seed_rules.Seeds) -> str:
 
 
 def blend_boxes(scene: Scene, votes: Votes) -> None:
-    """Shape prior and masks inside the boxes, nothing of the class outside them."""
+    """Shape prior and masks inside the boxes, nothing of the class outside them, something of it in each."""
     weak, config = scene.weak, scene.config
     drawn = box_rules.grid_boxes(weak, scene.full, scene.size)
     maps, allowed = np.zeros_like(votes.strength), np.ones(votes.strength.shape, bool)
@@ -160,12 +161,15 @@ def blend_boxes(scene: Scene, votes: Votes) -> None:
     for index, row in enumerate(scene.rows):
         own = drawn[weak.box_classes == row]
         if len(own):
-            maps[index], allowed[index] = box_rules.box_map(
-                own, votes.strength[index], scene.masks, scene.quality, config
-            )
+            maps[index] = box_rules.box_map(own, votes.strength[index], scene.masks, scene.quality, config)
+            allowed[index] = box_rules.inside_boxes(own, scene.size)
             boxed[index] = config.box_weight
     votes.blend("box", maps, boxed[:, None, None])
     votes.forbid("box", allowed)
+    for box, row in zip(drawn, weak.box_classes, strict=True):
+        inside = box_rules.inside_box(box, scene.size)
+        index = int(np.searchsorted(scene.rows, row))
+        insist_on(votes, "box", index, inside, max(1, round(config.box_min_share * inside.sum())))
 
 
 def blend_noisy(scene: Scene, votes: Votes, noisy: npt.NDArray[np.int32]) -> None:

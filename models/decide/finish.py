@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from models.decide import confidence as conf
 from models.decide.fuse import Votes
+from models.decide.guarantees import appear, clear_outside_boxes, keep_inside_boxes
 from models.decide.scene import Scene
 from models.decide.seeds import BACKGROUND, NOTHING, Seeds, draw_seeds, has_seeds
 from models.decide.types import ClassArrays, Label
@@ -19,9 +20,11 @@ CONFIDENCE_STEP = 4
 def finish(scene: Scene, strength: Maps, votes: Votes, must: npt.NDArray[np.bool_], disagreement: float) -> Label:
     """strength: float32 [K, gh, gw] at the guide's resolution; votes: the same on the coarse grid."""
     config, floor = scene.config, votes.floor
+    keep_inside_boxes(strength, scene)
     probability = conf.probability_of_winner(strength, floor, config.confidence_temperature)
     won = winners_at(strength, floor, scene.full)
-    appear(won, strength, must)
+    clear_outside_boxes(won, scene)
+    appear(won, strength, must, scene)
     quarter = (-(-scene.full[0] // CONFIDENCE_STEP), -(-scene.full[1] // CONFIDENCE_STEP))
     confidence = resize_maps(probability[None], quarter)[0]
     provenance = resize_nearest(votes.provenance(), quarter).astype(np.uint8)
@@ -53,23 +56,6 @@ def winners_at(strength: Maps, floor: float | None, size: tuple[int, int]) -> np
         band = strength[:, top] * (1 - part) + strength[:, below] * part
         out[start:stop] = conf.winners(resize_maps(band, (stop - start, size[1])), floor)
     return out
-
-
-def appear(won: npt.NDArray[np.int32], strength: Maps, must: npt.NDArray[np.bool_]) -> None:
-    """Write each class that must appear but was lost on the way to full size back at its strongest place, in place.
-
-    It gets the full-size pixels that its strongest guide pixel covers: at least one.
-    """
-    for row in np.flatnonzero(must):
-        if (won == row).any():
-            continue
-        rivals = np.delete(strength, row, axis=0).max(0, initial=0.0)
-        y, x = np.unravel_index(int((strength[row] - rivals).argmax()), strength.shape[1:])
-        (top, bottom), (left, right) = (
-            (int(at * full / small), max(int((at + 1) * full / small), int(at * full / small) + 1))
-            for at, full, small in ((y, won.shape[0], strength.shape[1]), (x, won.shape[1], strength.shape[2]))
-        )
-        won[top:bottom, left:right] = row
 
 
 def mark_seeds(seeds: Seeds, confidence: Maps, provenance: npt.NDArray[np.uint8]) -> None:

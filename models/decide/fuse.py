@@ -1,5 +1,7 @@
 """Sources blended into one strength for each class, with the record of who decided each pixel."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -68,19 +70,27 @@ class Votes:
         return np.where(won >= 0, codes[shares.argmax(0)], self._background_by)
 
 
-def insist_on_presence(votes: Votes, must: npt.NDArray[np.bool_], min_area: float) -> None:
-    """Give every class that must appear (bool [K]) at least its best min_area share of the grid, one pixel or more.
+def insist_on(votes: Votes, source: str, row: int, where: npt.NDArray[np.bool_], least: int) -> None:
+    """Give class `row` at least its `least` best pixels within `where`, bool [h, w]; nothing if it holds enough there.
 
-    The best pixels are those where it comes closest to winning; classes that already hold enough are left alone.
+    The best pixels are those where it comes closest to winning.
     """
-    won = winners(votes.strength, votes.floor)
-    least = max(1, round(min_area * won.size))
+    if ((winners(votes.strength, votes.floor) == row) & where).sum() >= least:
+        return
+    rivals = np.delete(votes.strength, row, axis=0).max(0, initial=votes.floor or 0.0)
+    margin = np.where(where, votes.strength[row] - rivals, -np.inf).reshape(-1)
+    best = np.zeros(margin.size, bool)
+    best[np.argsort(-margin, kind="stable")[:least]] = True
+    votes.insist(source, row, best.reshape(where.shape) & where)
+
+
+def insist_on_presence(
+    votes: Votes, must: npt.NDArray[np.bool_], allowed: Callable[[int], npt.NDArray[np.bool_]], min_area: float
+) -> None:
+    """Give every class that must appear (bool [K]) its best min_area share of the grid, one pixel or more.
+
+    allowed: the pixels, bool [h, w], that a class may have.
+    """
     for row in np.flatnonzero(must):
-        if (won == row).sum() >= least:
-            continue
-        rivals = np.delete(votes.strength, row, axis=0).max(0, initial=votes.floor or 0.0)
-        margin = (votes.strength[row] - rivals).reshape(-1)
-        best = np.zeros(won.size, bool)
-        best[np.argsort(-margin, kind="stable")[:least]] = True
-        votes.insist("tag", int(row), best.reshape(won.shape))
-        won = winners(votes.strength, votes.floor)
+        where = allowed(int(row))
+        insist_on(votes, "tag", int(row), where, max(1, min(round(min_area * where.size), int(where.sum()))))

@@ -108,9 +108,9 @@ def heat(scores: Maps, words: Maps, config: DecideConfig) -> Maps:
         stacked = np.exp(stacked - stacked.max(0))
         scores = np.asarray(stacked[:-1] / stacked.sum(0), np.float32)
     else:
-        scores = scores - np.float32(config.background_words_weight) * np.maximum(words, 0)
+        scores = np.asarray(scores - config.background_words_weight * np.maximum(words, 0), np.float32)
     if config.heat_scale == "minmax":
-        scores = scores - np.asarray(scores.min((1, 2), keepdims=True), np.float32)
+        scores = np.asarray(scores - scores.min((1, 2), keepdims=True), np.float32)
     return normalise(np.maximum(scores, 0))
 
 

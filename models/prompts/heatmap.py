@@ -18,7 +18,8 @@ def heatmap_points(
     hottest `max_points`, never more than half of the cells), and as many of the coldest cells are negative. A uniform
     map gives no points: then prompt with a box, or not at all.
     """
-    size = fit_grid(*heat.shape, min(grid_px, max(heat.shape)))
+    height, width = heat.shape
+    size = fit_grid(height, width, min(grid_px, max(height, width)))
     small = resize_maps(heat[None].astype(np.float32), size)[0]
     span = float(small.max() - small.min())
     if span < FLAT:
@@ -28,6 +29,6 @@ def heatmap_points(
     count = min(hot, max_points, small.size // 2)
     cells = np.concatenate([order[:count], order[::-1][:count]])
     rows, columns = np.divmod(cells, size[1])
-    scale = heat.shape[1] / size[1], heat.shape[0] / size[0]
+    scale = width / size[1], height / size[0]
     points = np.stack([(columns + 0.5) * scale[0], (rows + 0.5) * scale[1]], -1)
     return points.astype(np.float32), np.arange(2 * count) < count
