@@ -15,11 +15,12 @@ def component_boxes(
     """
     labelled, count = ndimage.label(heat > threshold)
     sizes = np.bincount(labelled.reshape(-1), minlength=count + 1)[1:]
+    found = ndimage.find_objects(labelled)
     boxes = []
     for index in np.argsort(-sizes, kind="stable"):
         if sizes[index] < min_area * heat.size:
             continue
-        rows, columns = ndimage.find_objects(labelled == index + 1)[0]
+        rows, columns = found[index]
         dy, dx = margin * (rows.stop - rows.start), margin * (columns.stop - columns.start)
         boxes.append((columns.start - dx, rows.start - dy, columns.stop + dx, rows.stop + dy))
     if not boxes:
