@@ -58,8 +58,8 @@ def _components(mask: Mask, names: Names) -> Iterator[tuple[str, tuple[slice, sl
 
 def _depth(region: Region) -> npt.NDArray[np.float64]:
     """Distance of every pixel of the region to its outside, where the window's border is outside too."""
-    depth: npt.NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    return depth
+    depth: npt.NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(region, 1))
+    return depth[1:-1, 1:-1]
 
 
 def _inner(region: Region, share: float) -> npt.NDArray[np.float64]:
