@@ -38,13 +38,13 @@ def decide(evidence: Evidence, text: TextBank, classes: ClassArrays, weak: WeakA
     """
     scores, words = patch_scores(evidence, text, len(classes.ids), config)
     likely = presence(evidence, text, scores, config)
-    named = named_classes(weak, classes)
+    marked = marked_classes(weak, classes)
     gated = classes.background_id is not None
-    chosen = candidates(likely, weak, named, gated, config)
+    chosen = candidates(likely, weak, marked, noted_classes(weak, classes), gated, config)
     if not chosen.any() and not gated:
         chosen = np.ones_like(chosen)  # No background and every class forbidden: the tags cannot be right.
     rows = np.flatnonzero(chosen)
-    must = (weak.present[rows] if weak.present is not None else np.zeros(len(rows), bool)) | named[rows]
+    must = (weak.present[rows] if weak.present is not None else np.zeros(len(rows), bool)) | marked[rows]
     share = np.where(must, 1.0, likely[rows] ** config.presence_power).astype(np.float32)
     scene = look(evidence, classes, weak, config, rows, scores, words, share)
     votes, seeds, mask_maps = fuse(scene, must)
@@ -60,16 +60,24 @@ def decide(evidence: Evidence, text: TextBank, classes: ClassArrays, weak: WeakA
     return finish(scene, strength, votes, must, disagreement)
 
 
-def named_classes(weak: WeakArrays, classes: ClassArrays) -> npt.NDArray[np.bool_]:
-    """Classes that some point, scribble, box or map speaks of, bool [C]."""
-    named = np.zeros(len(classes.ids), bool)
+def marked_classes(weak: WeakArrays, classes: ClassArrays) -> npt.NDArray[np.bool_]:
+    """Classes of which a point, scribble, box or partial map says where they are, bool [C]."""
     rows = [weak.point_classes, weak.box_classes, np.array([row for *_, row in weak.scribbles], np.int32)]
-    for given in (weak.partial, weak.noisy):
-        if given is not None:
-            rows.append(seed_rules.ids_to_rows(np.unique(given), classes))
-    for found in rows:
-        named[found[found >= 0]] = True
-    return named
+    if weak.partial is not None:
+        rows.append(seed_rules.ids_to_rows(np.unique(weak.partial), classes))
+    return _rows_to_flags(np.concatenate(rows), len(classes.ids))
+
+
+def noted_classes(weak: WeakArrays, classes: ClassArrays) -> npt.NDArray[np.bool_]:
+    """Classes of the noisy map, bool [C]."""
+    found = np.unique(weak.noisy) if weak.noisy is not None else np.zeros(0, np.int32)
+    return _rows_to_flags(seed_rules.ids_to_rows(found, classes), len(classes.ids))
+
+
+def _rows_to_flags(rows: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
+    flags = np.zeros(count, bool)
+    flags[rows[rows >= 0]] = True
+    return flags
 
 
 def look(

@@ -68,20 +68,23 @@ def _relative(values: npt.NDArray[np.float32], config: DecideConfig) -> npt.NDAr
 
 
 def candidates(
-    likely: npt.NDArray[np.float32], weak: WeakArrays, named: npt.NDArray[np.bool_], gated: bool, config: DecideConfig
+    likely: npt.NDArray[np.float32],
+    weak: WeakArrays,
+    marked: npt.NDArray[np.bool_],
+    noted: npt.NDArray[np.bool_],
+    gated: bool,
+    config: DecideConfig,
 ) -> npt.NDArray[np.bool_]:
     """Which classes take part, bool [C].
 
-    likely: presence() of each class. named: classes that points, scribbles, boxes or maps speak of; they always take
-    part, and so do present tags. Classes that a tag says are absent never do (unless a pixel-level label names them:
-    who marks a pixel has looked closer than who tagged the image). The others compete only where tags leave them open,
-    and then through the presence gate (gated=False: all of them, for class sets without background).
+    likely: presence() of each class. marked: classes of points, scribbles, boxes and partial maps; they always take
+    part, and so do present tags. Classes that a tag says are absent never do, unless marked: who marks a place has
+    looked closer than who tagged the image. noted: classes of a noisy map, which take part unless absent. The others
+    compete through the presence gate (gated=False: all of them, for class sets without background).
     """
-    if weak.present is not None:
-        open_classes = ~weak.absent & ~weak.present if not weak.absent.all() else np.zeros_like(weak.absent)
-        sure = weak.present | named
-    else:
-        open_classes, sure = ~weak.absent, named
+    present = weak.present if weak.present is not None else np.zeros_like(weak.absent)
+    sure = present | marked | (noted & ~weak.absent)
+    open_classes = ~weak.absent & ~sure
     if gated:
         threshold = config.presence_threshold_hinted if sure.any() else config.presence_threshold
         passing = open_classes & (likely >= threshold)
