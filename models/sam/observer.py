@@ -12,6 +12,7 @@ from torch import Tensor
 from models.device import autocast, pick_device, pick_dtype
 from models.evidence import MASK_SOURCES, Hints, MaskBank
 from models.observe_config import ObserveConfig
+from models.sam.attention import fuse_attention
 from models.sam.bank import select
 from models.sam.decode import decode, embed_prompts
 from models.sam.load import load_sam
@@ -52,6 +53,7 @@ class SamObserver:
         self.dtype = pick_dtype(config.dtype, self.device)
         self.micro_batch = config.micro_batch or (GPU_BATCH if self.device.type == "cuda" else 1)
         self.sam = load_sam(path).to(self.device)
+        fuse_attention(self.sam.image_encoder)
         self.size_px = int(self.sam.image_encoder.img_size)
 
     def prepare(self, picture: npt.NDArray[np.uint8], prompts: Prompts | None = None) -> SamInput:

@@ -12,13 +12,16 @@ from small_models import write_sam
 
 from models.evidence import MASK_SOURCES, Hints
 from models.observe_config import ObserveConfig, SamObserveConfig
+from models.sam.attention import FusedAttention
 from models.sam.bank import resampling, stored_size, suppress
 from models.sam.load import Sam, load_sam, sam_model_registry
 from models.sam.observer import Decoded, SamObserver, hint_prompts
 from models.sam.prompts import Prompts
 from models.sam.proposals import box_iou, cluster_maps, component_boxes, distinct_boxes, grid_points, propose
 
-from segment_anything import SamPredictor  # isort: skip  # Can be imported once models.sam has mended torchvision.
+# Can be imported once models.sam has mended torchvision.
+from segment_anything import SamPredictor  # isort: skip
+from segment_anything.modeling.image_encoder import Attention  # isort: skip
 
 TOLERANCE = 1e-4
 
@@ -82,6 +85,16 @@ def test_full_size_equals_sam_predictor(tmp_path: Path) -> None:
     with torch.inference_mode():
         (decoded,) = ours.decode_prompts([ours.prepare(picture)], [prompts])
     assert_equals_predictor(sam, picture, prompts, decoded)
+
+
+@pytest.mark.parametrize("size", [(5, 5), (4, 7)])
+def test_fused_attention_equals_the_library(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    original = Attention(32, num_heads=2, use_rel_pos=True, input_size=size)
+    torch.nn.init.normal_(original.rel_pos_h)
+    torch.nn.init.normal_(original.rel_pos_w)
+    x = torch.randn(3, *size, 32)
+    torch.testing.assert_close(FusedAttention(original)(x), original(x), atol=1e-5, rtol=0)
 
 
 def test_prompts_of_many_pictures_in_one_pass_equal_sam_predictor(small_sam: Path) -> None:
