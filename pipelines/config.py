@@ -1,0 +1,160 @@
+"""The settings of the labeling job: one typed tree, from YAML, then environment, then flags."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from models.decide.config import DecideConfig
+from models.observe_config import ObserveConfig
+from pipelines import config_cli
+from pipelines.config_cli import UsageError
+
+__all__ = ["LabelConfig", "UsageError", "config_digest", "parse"]
+
+Model = TypeVar("Model")
+Form = Literal["tags", "points", "scribbles", "boxes", "partial", "noisy", "maps"]
+
+
+def _seconds(value: Any) -> Any:
+    """ "2h", "30m", "1h30m", "45s", or a number of seconds."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s?)?", value.replace(" ", ""))
+    if not match or not any(match.groups()):
+        raise ValueError("expected a duration such as 2h, 30m or 1h30m")
+    return sum(float(part or 0) * unit for part, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
+
+
+def _count(value: Any) -> Any:
+    """ "200M", "50k", "1_000", or a number."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMG]?)", value.replace("_", "").replace(",", ""))
+    if not match:
+        raise ValueError("expected a whole number such as 1000, 50k or 200M")
+    return float(match[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+
+
+Duration = Annotated[float, BeforeValidator(_seconds)]
+Count = Annotated[int, BeforeValidator(_count)]
+
+
+class Section(BaseModel):
+    """Base of all sections: no unknown keys, no changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImagesConfig(Section):
+    """how images are found and read"""
+
+    max_pixels: Count = Field(
+        200_000_000, ge=1, description="larger images are refused as decompression bombs, pixels (200M works too)"
+    )
+    read_threads: int = Field(4, ge=1, le=256, description="images that one actor reads and decodes at once")
+    column: str | None = Field(None, description="Parquet: the column with the images (default: found by its type)")
+    root: str | None = Field(None, description="COCO and JSONL: folder or URL that image addresses are relative to")
+
+
+class ExecutionConfig(Section):
+    """where and how wide it runs; changes no label"""
+
+    pools: Literal["joint", "split"] = Field("joint", description="all models in every actor, or a pool for each model")
+    actors: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="observing actors; auto: one a GPU, or one a CPU core"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
+    rows_per_shard: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="images in one evidence file: what a killed run does again; 0: 16 on a CPU, 64 on a GPU",
+    )
+    batch_images: int = Field(
+        0, ge=0, le=4096, description="images that an actor hands to its models at once; 0: 4 on a CPU, 16 on a GPU"
+    )
+    object_store_mb: int = Field(512, ge=80, description="Ray's shared memory on this machine, MB")
+    progress_seconds: float = Field(5.0, ge=0.1, description="time between progress lines, seconds")
+    ray_address: str = Field("", description="an existing Ray cluster (auto, or ray://host:port); default: start one")
+
+
+class ReportConfig(Section):
+    """the page to look at"""
+
+    images: int = Field(200, ge=0, le=1000, description="photographs shown in report.html, at most")
+
+
+class TrackingConfig(Section):
+    """MLflow"""
+
+    enabled: bool = Field(True, description="log the run to MLflow")
+    uri: str = Field("", description="tracking server; default: MLFLOW_TRACKING_URI, or a local sqlite file")
+    experiment: str = Field("maskstream", description="name of the MLflow experiment")
+
+
+class LabelConfig(Section):
+    """Everything that `label_corpus.py` can be told."""
+
+    corpus: str = Field(
+        description="where the images are, a path or URL: a folder, Parquet, voc:PATH, coco:FILE.json, a JSONL manifest, "
+        "or sample: for the photographs that ship"
+    )
+    classes: str | list[Any] | dict[str, Any] | None = Field(
+        None,
+        description='what to find: "cat, dog", a YAML or JSON file or URL, or voc, camvid, sample; default: what the '
+        "layout brings along",
+    )
+    output: str = Field(description="folder or URL for tables and report; the same one resumes and updates")
+    split: str | None = Field(None, description="voc: a name in ImageSets/Segmentation, such as train or val")
+    weak: tuple[Form, ...] | None = Field(
+        None,
+        description="weak labels to use; default: all that records carry, and of a VOC or COCO layout, whose annotation "
+        "is complete, none",
+    )
+    weak_file: str | None = Field(None, description="JSONL with weak labels, a line an image, keyed by `path`")
+    limit: int | None = Field(None, ge=1, description="only the first N images")
+    strict: bool = Field(False, description="stop at a weak label that cannot be used, instead of listing it")
+    dry_run: bool = Field(False, description="print plan, counts and estimated cost, and change nothing")
+    from_evidence: bool = Field(False, description="decide only, from evidence that is there; no model sees an image")
+    budget: Duration | None = Field(None, ge=0, description="stop cleanly after this time: 2h, 30m, 90s")
+    budget_images: int | None = Field(None, ge=0, description="stop cleanly after observing this many images")
+    images: ImagesConfig = Field(default_factory=ImagesConfig)
+    observe: ObserveConfig = Field(default_factory=ObserveConfig)
+    decide: DecideConfig = Field(default_factory=DecideConfig)
+    execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @property
+    def budget_seconds(self) -> float | None:
+        return self.budget
+
+
+def parse(
+    model: type[Model],
+    argv: Sequence[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    prog: str = "maskstream",
+    description: str = "",
+) -> Model:
+    """The config of a job from --config, MASKSTREAM_* variables and flags (argv; None: the process' own).
+
+    `model`: a pydantic model or dataclass whose fields are settings, or such models again (sections). --help prints
+    every setting and ends with exit code 0; whatever is wrong is printed, naming the setting and the nearest valid
+    one, and ends with exit code 2.
+    """
+    others = () if model is LabelConfig else (LabelConfig,)
+    parsed: Model = config_cli.parse(model, argv, os.environ if env is None else env, prog, description, others)
+    return parsed
+
+
+def config_digest(section: Any) -> str:
+    """sha256, hex, of a section's values: equal for equal settings, whatever they came from."""
+    values = dataclasses.asdict(section) if dataclasses.is_dataclass(section) else section.model_dump(mode="json")
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
