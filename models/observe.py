@@ -10,7 +10,7 @@ from PIL import Image
 
 from models.clip.observer import ClipInput, ClipObserver, ClipSeen
 from models.evidence import Evidence, Hints, MaskBank
-from models.observe_config import ObserveConfig
+from models.observe_config import ALGORITHM_VERSION, ObserveConfig
 from models.observe_tiles import Frame, frames, stitch_banks, stitch_features
 from models.sam.observer import SamInput, SamObserver, hint_prompts
 
@@ -51,7 +51,7 @@ class Observer:
     (batches are no faster there), on a GPU in batches of one shape, equal within the numeric format.
     """
 
-    ALGORITHM_VERSION = 1  # Raise it whenever the same picture and config give other evidence: it is in the key.
+    ALGORITHM_VERSION = ALGORITHM_VERSION
 
     def __init__(
         self, config: ObserveConfig, clip_path: str | None, sam_path: str | None, device: str = "auto"

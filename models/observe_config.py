@@ -4,6 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
+# Raise it whenever the same picture and config give other evidence: it is part of the evidence key.
+ALGORITHM_VERSION = 1
+
+
 def _option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
     """A field with its help text and, for numbers, its inclusive range."""
     metadata: dict[str, Any] = {"help": text}
@@ -92,3 +96,18 @@ class ObserveConfig:
         0,
         1024,
     )
+
+
+@dataclass(frozen=True)
+class HeatPromptConfig:
+    """How class heat maps prompt SAM: the optional second kind of evidence, which knows the classes."""
+
+    kind: Literal["box", "distance", "heatmap"] = _option(
+        "box",
+        "box: a box around each component; distance: points spread over each component by its distance transform, and "
+        "as many outside (GPRN); heatmap: the hottest cells against the coldest (GenSAM).",
+    )
+    threshold: float = _option(0.25, "Heat above it, of a map whose maximum is 1, belongs to a component.", 0.0, 1.0)
+    margin: float = _option(0.0, "Boxes grow by this share of their size on every side.", 0.0, 0.5)
+    points: int = _option(3, "Object points of a component, and as many of the background.", 1, 20)
+    max_components: int = _option(8, "Components of a class that are prompted, the largest first.", 1, 64)

@@ -63,6 +63,31 @@ def suppress(overlap: npt.NDArray[np.float32], threshold: float, limit: int) -> 
     return kept
 
 
+def stability_of(logits: Tensor, offset: float) -> Tensor:
+    """IoU [C], 0..1, of masks [C, ...] thresholded at +offset and at -offset."""
+    high = (logits > offset).flatten(1).sum(1)
+    return high / (logits > -offset).flatten(1).sum(1).clamp(min=1)
+
+
+def to_frame(
+    logits: Tensor, valid: tuple[float, float], config: SamObserveConfig
+) -> tuple[npt.NDArray[np.uint8], Tensor]:
+    """Masks as they are stored, without SAM's padding, and their stability.
+
+    Args:
+        logits: float [C, m, m]. valid: how many of the m rows and columns the picture covers.
+
+    Returns:
+        probability times 255, uint8 [C, mh, mw], on the host; stability float32 [C].
+    """
+    size = stored_size(valid, config.mask_px)
+    down = resampling(valid[0], logits.shape[1], size[0], logits.device)
+    across = resampling(valid[1], logits.shape[2], size[1], logits.device)
+    probs = ((down @ logits.sigmoid() @ across.T) * 255).round().to(torch.uint8).cpu().numpy()
+    inside = logits[:, : int(np.ceil(valid[0])), : int(np.ceil(valid[1]))]
+    return probs, stability_of(inside, config.stability_offset)
+
+
 def select(
     logits: Tensor, iou: Tensor, prompts: Prompts, valid: tuple[float, float], config: SamObserveConfig
 ) -> MaskBank:
@@ -72,27 +97,17 @@ def select(
         logits: float [N, 4, m, m]; iou: float [N, 4], as `models.sam.decode.decode` returns them.
         valid: how many of the m rows and columns the picture covers; the rest is padding.
     """
-    chosen, quality, source = candidates(logits.float(), iou.float(), prompts)
-    chosen = chosen[:, : int(np.ceil(valid[0])), : int(np.ceil(valid[1]))]
-    cells = chosen.shape[1] * chosen.shape[2]
-    area = (chosen > 0).flatten(1).sum(1) / cells
-    high = (chosen > config.stability_offset).flatten(1).sum(1)
-    stability = high / (chosen > -config.stability_offset).flatten(1).sum(1).clamp(min=1)
+    chosen, quality, source = candidates(logits, iou, prompts)
+    inside = chosen[:, : int(np.ceil(valid[0])), : int(np.ceil(valid[1]))]
+    stability = stability_of(inside, config.stability_offset)
+    area = (inside > 0).flatten(1).float().mean(1)
     good = (area >= config.min_area) & (area <= config.max_area)
     good &= (quality >= config.min_iou) & (stability >= config.min_stability)
     given = torch.from_numpy(source == MASK_SOURCES.index("box")).to(good.device)  # A person drew it: always kept.
     rank = torch.where(given, 2.0, quality * stability)
-    good_rows = torch.nonzero(good | given).flatten()
-    order = good_rows[torch.argsort(rank[good_rows], descending=True, stable=True)]
-    kept = suppress(mask_iou(chosen[order] > 0).cpu().numpy(), config.duplicate_iou, config.max_masks)
-    rows = order[kept]
-    size = stored_size(valid, config.mask_px)
-    down = resampling(valid[0], chosen.shape[1], size[0], chosen.device)
-    across = resampling(valid[1], chosen.shape[2], size[1], chosen.device)
-    probs = down @ chosen[rows].sigmoid() @ across.T
-    return MaskBank(
-        (probs * 255).round().to(torch.uint8).cpu().numpy(),
-        quality[rows].cpu().numpy(),
-        stability[rows].cpu().numpy(),
-        source[rows.cpu().numpy()],
-    )
+    rows = torch.nonzero(good | given).flatten()
+    order = rows[torch.argsort(rank[rows], descending=True, stable=True)]
+    kept = suppress(mask_iou(inside[order] > 0).cpu().numpy(), config.duplicate_iou, config.max_masks)
+    best = order[kept]
+    probs, _ = to_frame(chosen[best], valid, config)
+    return MaskBank(probs, quality[best].cpu().numpy(), stability[best].cpu().numpy(), source[best.cpu().numpy()])
