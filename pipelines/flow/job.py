@@ -15,7 +15,8 @@ from models.evidence import ENCODING_VERSION
 from pipelines import execution, storage
 from pipelines.classes import ClassSet, ClassSetError
 from pipelines.config import LabelConfig, UsageError, config_digest
-from pipelines.corpus import CorpusError, open_corpus
+from pipelines.corpus.base import CorpusError
+from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, listing, observing, plan
 from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.progress import duration, say

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipelines import weak as weak_labels
-from pipelines.corpus import open_corpus
+from pipelines.corpus.open import open_corpus
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.run import Run, RunFailed, digest
 from pipelines.tables import manifest
@@ -44,12 +44,12 @@ def list_corpus(run: Run) -> list[Wanted]:
         RunFailed: the corpus is empty, or --strict and a weak label is wrong.
     """
     config = run.config
-    progress = Progress("list", config.limit or 0, config.execution.progress_seconds)
+    progress = Progress("list", None, config.execution.progress_seconds)
     found, problems = [], 0
     for asset in open_corpus(config).list():
         if config.limit and len(found) >= config.limit:
             break
-        weak = weak_labels.select_forms(asset.weak, config.weak_forms)
+        weak = weak_labels.select_forms(asset.weak, config.weak)
         weak, wrong = weak_labels.validate(weak, run.classes)
         for problem in wrong:
             problems += 1

@@ -17,10 +17,10 @@ PROBE_IMAGES = 4
 
 def stages(pools: str) -> list[tuple[StageSpec, ...]]:
     """The chains of a run: observe (assets to evidence), then decide (evidence to labels)."""
-    observers: tuple[StageSpec, ...] = (read.SPEC, observers.ALL_SPEC)
+    models: tuple[StageSpec, ...] = (observers.ALL_SPEC,)
     if pools == "split":
-        observers = (read.SPEC, observers.CLIP_SPEC, observers.SAM_SPEC)
-    return [(*observers, write.SPEC), (decide.SPEC,)]
+        models = (observers.CLIP_SPEC, observers.SAM_SPEC)
+    return [(read.SPEC, *models, write.SPEC), (decide.SPEC,)]
 
 
 def check(pools: str) -> None:

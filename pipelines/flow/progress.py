@@ -7,9 +7,9 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts images done, and says the rate, the time left and how many went to quarantine."""
+    """Counts images done, and says the rate, the time left and how many went to quarantine. total: None if unknown."""
 
-    def __init__(self, step: str, total: int, every_seconds: float) -> None:
+    def __init__(self, step: str, total: int | None, every_seconds: float) -> None:
         self.step, self.total, self.every_seconds = step, total, every_seconds
         self.done = self.quarantined = 0
         self.started = self.last = time.monotonic()
@@ -24,7 +24,7 @@ class Progress:
         if self.first is None:
             self.first = (now, self.done)
         self.bar.update(images)
-        if self.bar.disable and (now - self.last >= self.every_seconds or self.done >= self.total):
+        if self.bar.disable and (now - self.last >= self.every_seconds or self.done == self.total):
             self.last = now
             self.line()
         elif not self.bar.disable and self.quarantined:
@@ -40,8 +40,11 @@ class Progress:
 
     def line(self) -> None:
         rate = self.rate
-        eta = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
         more = f", {self.quarantined} quarantined" if self.quarantined else ""
+        if self.total is None:
+            say(f"{self.step}: {self.done:,} images, {rate:.1f} images/s{more}")
+            return
+        eta = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
         say(f"{self.step}: {self.done:,}/{self.total:,} images, {rate:.1f} images/s, ETA {eta}{more}")
 
     def close(self) -> None:

@@ -1,0 +1,198 @@
+"""The same photographs through every layout, on disk and on a real S3 server, and as a submitted job."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from jobs import ROOT, Job, label_rows, wait_until, write_crops
+from PIL import Image
+
+IMAGES = 20
+CLASSES = ("--classes", "cat, person, cup")
+# What a label row says of the image, whatever address the image has.
+SAME = ("digest", "height", "width", "class_map", "confidence", "provenance", "keep_threshold", "label_key")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos") / "JPEGImages"
+    write_crops(folder, IMAGES)
+    return folder
+
+
+def by_digest(output: Path) -> dict[str, dict[str, object]]:
+    rows = label_rows(output)
+    return {row["digest"]: {name: row[name] for name in SAME} for row in rows.values()}
+
+
+def write_layouts(photos: Path, folder: Path) -> dict[str, tuple[str, ...]]:
+    """The photographs in every layout; returns the arguments for each."""
+    names = sorted(path.name for path in photos.iterdir())
+    struct = [{"image": {"bytes": (photos / name).read_bytes(), "path": name}} for name in names]
+    pq.write_table(pa.Table.from_pylist(struct), folder / "struct.parquet", row_group_size=3)
+    plain = [{"image": (photos / name).read_bytes()} for name in names]
+    pq.write_table(pa.Table.from_pylist(plain), folder / "bytes.parquet")
+    voc = folder / "voc"
+    shutil.copytree(photos, voc / "JPEGImages")
+    (voc / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (voc / "ImageSets" / "Segmentation" / "all.txt").write_text("\n".join(Path(name).stem for name in names))
+    sizes = {name: Image.open(photos / name).size for name in names}
+    images = [
+        {"id": n, "file_name": name, "width": sizes[name][0], "height": sizes[name][1]} for n, name in enumerate(names)
+    ]
+    coco = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (folder / "coco.json").write_text(json.dumps(coco))
+    lines = [json.dumps({"uri": str(photos / name)}) for name in names]
+    (folder / "list.jsonl").write_text("\n".join(lines))
+    return {
+        "parquet of structs": (f"parquet:{folder / 'struct.parquet'}",),
+        "parquet of bytes, detected": (str(folder / "bytes.parquet"),),
+        "voc": (f"voc:{voc}", "--split", "all"),
+        "coco": (f"coco:{folder / 'coco.json'}", "--images.root", str(photos)),
+        "jsonl": (f"jsonl:{folder / 'list.jsonl'}",),
+    }
+
+
+def test_every_layout_gives_the_same_labels(job: Job, photos: Path, tmp_path: Path) -> None:
+    first = job("--corpus", photos, *CLASSES, "--output", tmp_path / "folder")
+    assert first.code == 0, first.err[-3000:]
+    expected = by_digest(tmp_path / "folder")
+    assert len(expected) == IMAGES
+    for number, (layout, arguments) in enumerate(write_layouts(photos, tmp_path).items()):
+        output = tmp_path / f"out-{number}"
+        done = job("--corpus", *arguments, *CLASSES, "--output", output)
+        assert done.code == 0, f"{layout}: {done.err[-3000:]}"
+        assert done.result["labeled"] == IMAGES, layout
+        assert by_digest(output) == expected, layout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class S3:
+    """A real S3 server on this machine. env: what a process needs to reach its bucket `data`."""
+
+    env: dict[str, str]
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {
+            "key": self.env["AWS_ACCESS_KEY_ID"],
+            "secret": self.env["AWS_SECRET_ACCESS_KEY"],
+            "endpoint_url": self.env["AWS_ENDPOINT_URL"],
+        }
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    weed = Path(sys.executable).parent / "weed"
+    port = free_port()
+    env = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    ports = {name: free_port() for name in ("master", "volume", "filer")}
+    server = subprocess.Popen(
+        [
+            str(weed), "mini", f"-dir={tmp_path_factory.mktemp('s3')}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-s3.port={port}", "-webdav=false", "-admin.ui=false", "-bucket=data",
+            *(f"-{name}.port={number}" for name, number in ports.items()),
+        ],
+        env={**os.environ, **env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        found = S3(env)
+
+        def there() -> bool:
+            try:
+                fs = fsspec.filesystem("s3", **found.options, skip_instance_cache=True)
+                return bool(fs.exists("data"))
+            except Exception:
+                return False
+
+        assert wait_until(there, 60, 0.5), "the S3 server did not come up"
+        yield found
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_corpus_and_output_on_s3(job: Job, photos: Path, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = fsspec.filesystem("s3", **s3.options)
+    fs.put(str(photos), "data/photos", recursive=True)
+    arguments = ("--corpus", "s3://data/photos", *CLASSES, "--output", "s3://data/out/labels of photos")
+    done = job(*arguments, **s3.env)
+    assert done.code == 0, done.err[-3000:]
+    assert (done.result["observed"], done.result["labeled"]) == (IMAGES, IMAGES)
+    assert fs.exists(done.result["report"].removeprefix("s3://"))
+    again = job(*arguments, **s3.env)
+    assert again.code == 0, again.err[-3000:]
+    assert again.result["reused"] == IMAGES
+
+    local = job("--corpus", photos, *CLASSES, "--output", tmp_path / "local")
+    assert local.code == 0, local.err[-3000:]
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    from pipelines.tables.labels import LabelTable
+
+    batches = LabelTable("s3://data/out/labels of photos/labels").newest(SAME)
+    remote = {row["digest"]: row for batch in batches for row in batch.to_pylist()}
+    assert remote == by_digest(tmp_path / "local")
+
+
+def test_ray_job_submit(job: Job, photos: Path, tmp_path: Path) -> None:
+    output, temporary = tmp_path / "out", Path(f"/tmp/ms-{os.getpid()}")
+    port, dashboard = free_port(), free_port()
+    env = {**job.env, "RAY_TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled"}
+    ray = str(Path(sys.executable).parent / "ray")
+    head = subprocess.Popen(
+        [
+            ray, "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}", "--include-dashboard=true", f"--temp-dir={temporary}",
+            "--object-store-memory=300000000", "--disable-usage-stats",
+        ],
+        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+
+        def up() -> bool:
+            listed = subprocess.run([ray, "job", "list", "--address", address], env=env, capture_output=True)
+            return listed.returncode == 0
+
+        assert wait_until(up, 90, 2), "the head did not come up"
+        command = job.command("--corpus", photos, *CLASSES, "--output", output)
+        command[:2] = ["python", "pipelines/label_corpus.py"]
+        # Only what the job needs travels; data and environments stay.
+        done = subprocess.run(
+            [ray, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *command],
+            env=env, capture_output=True, text=True, timeout=300, cwd=ROOT,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+        [line] = [line for line in done.stdout.splitlines() if line.startswith('{"run_id"')]
+        assert json.loads(line)["labeled"] == IMAGES
+        assert len(label_rows(output, ["asset"])) == IMAGES
+    finally:
+        os.killpg(head.pid, 15)
+        head.wait(30)
+        shutil.rmtree(temporary, ignore_errors=True)
