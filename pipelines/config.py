@@ -41,8 +41,8 @@ def _count(value: Any) -> Any:
     return float(match[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[match[2]]
 
 
-Duration = Annotated[float, BeforeValidator(_seconds)]
-Count = Annotated[int, BeforeValidator(_count)]
+Duration = Annotated[float, BeforeValidator(_seconds), "DURATION"]
+Count = Annotated[int, BeforeValidator(_count), "COUNT"]
 
 
 class Section(BaseModel):
@@ -55,81 +55,96 @@ class ImagesConfig(Section):
     """how images are found and read"""
 
     max_pixels: Count = Field(
-        200_000_000, ge=1, description="larger images are refused as decompression bombs, pixels (200M works too)"
+        default=200_000_000,
+        ge=1,
+        description="larger images are refused as decompression bombs, pixels (200M works too)",
     )
-    read_threads: int = Field(4, ge=1, le=256, description="images that one actor reads and decodes at once")
-    column: str | None = Field(None, description="Parquet: the column with the images (default: found by its type)")
-    root: str | None = Field(None, description="COCO and JSONL: folder or URL that image addresses are relative to")
+    read_threads: int = Field(default=4, ge=1, le=256, description="images that one actor reads and decodes at once")
+    column: str | None = Field(
+        default=None, description="Parquet: the column with the images (default: found by its type)"
+    )
+    root: str | None = Field(
+        default=None, description="COCO and JSONL: folder or URL that image addresses are relative to"
+    )
 
 
 class ExecutionConfig(Section):
     """where and how wide it runs; changes no label"""
 
-    pools: Literal["joint", "split"] = Field("joint", description="all models in every actor, or a pool for each model")
-    actors: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="observing actors; auto: one a GPU, or one a CPU core"
+    pools: Literal["joint", "split"] = Field(
+        default="joint", description="all models in every actor, or a pool for each model"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
+    actors: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto", description="observing actors; auto: one a GPU, or one a CPU core"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the models run")
     rows_per_shard: int = Field(
-        0,
+        default=0,
         ge=0,
         le=100_000,
         description="images in one evidence file: what a killed run does again; 0: 16 on a CPU, 64 on a GPU",
     )
     batch_images: int = Field(
-        0, ge=0, le=4096, description="images that an actor hands to its models at once; 0: 4 on a CPU, 16 on a GPU"
+        default=0,
+        ge=0,
+        le=4096,
+        description="images that an actor hands to its models at once; 0: 4 on a CPU, 16 on a GPU",
     )
-    object_store_mb: int = Field(512, ge=80, description="Ray's shared memory on this machine, MB")
-    progress_seconds: float = Field(5.0, ge=0.1, description="time between progress lines, seconds")
-    ray_address: str = Field("", description="an existing Ray cluster (auto, or ray://host:port); default: start one")
+    object_store_mb: int = Field(default=512, ge=80, description="Ray's shared memory on this machine, MB")
+    progress_seconds: float = Field(default=5.0, ge=0.1, description="time between progress lines, seconds")
+    ray_address: str = Field(
+        default="", description="an existing Ray cluster (auto, or ray://host:port); default: start one"
+    )
 
 
 class ReportConfig(Section):
     """the page to look at"""
 
-    images: int = Field(200, ge=0, le=1000, description="photographs shown in report.html, at most")
+    images: int = Field(default=200, ge=0, le=1000, description="photographs shown in report.html, at most")
 
 
 class TrackingConfig(Section):
     """MLflow"""
 
-    enabled: bool = Field(True, description="log the run to MLflow")
-    uri: str = Field("", description="tracking server; default: MLFLOW_TRACKING_URI, or a local sqlite file")
-    experiment: str = Field("maskstream", description="name of the MLflow experiment")
+    enabled: bool = Field(default=True, description="log the run to MLflow")
+    uri: str = Field(default="", description="tracking server; default: MLFLOW_TRACKING_URI, or a local sqlite file")
+    experiment: str = Field(default="maskstream", description="name of the MLflow experiment")
 
 
 class LabelConfig(Section):
     """Everything that `label_corpus.py` can be told."""
 
     corpus: str = Field(
-        description="where the images are, a path or URL: a folder, Parquet, voc:PATH, coco:FILE.json, a JSONL manifest, "
-        "or sample: for the photographs that ship"
+        description="where the images are, a path or URL: a folder, Parquet, voc:PATH, coco:FILE.json, a JSONL "
+        "manifest, or sample: for the photographs that ship"
     )
     classes: str | list[Any] | dict[str, Any] | None = Field(
-        None,
+        default=None,
         description='what to find: "cat, dog", a YAML or JSON file or URL, or voc, camvid, sample; default: what the '
         "layout brings along",
     )
     output: str = Field(description="folder or URL for tables and report; the same one resumes and updates")
-    split: str | None = Field(None, description="voc: a name in ImageSets/Segmentation, such as train or val")
+    split: str | None = Field(default=None, description="voc: a name in ImageSets/Segmentation, such as train or val")
     weak: tuple[Form, ...] | None = Field(
-        None,
-        description="weak labels to use; default: all that records carry, and of a VOC or COCO layout, whose annotation "
-        "is complete, none",
+        default=None,
+        description="weak labels to use; default: all that records carry, and of a VOC or COCO layout, whose "
+        "annotation is complete, none; `none` uses none",
     )
-    weak_file: str | None = Field(None, description="JSONL with weak labels, a line an image, keyed by `path`")
-    limit: int | None = Field(None, ge=1, description="only the first N images")
-    strict: bool = Field(False, description="stop at a weak label that cannot be used, instead of listing it")
-    dry_run: bool = Field(False, description="print plan, counts and estimated cost, and change nothing")
-    from_evidence: bool = Field(False, description="decide only, from evidence that is there; no model sees an image")
-    budget: Duration | None = Field(None, ge=0, description="stop cleanly after this time: 2h, 30m, 90s")
-    budget_images: int | None = Field(None, ge=0, description="stop cleanly after observing this many images")
-    images: ImagesConfig = Field(default_factory=ImagesConfig)
-    observe: ObserveConfig = Field(default_factory=ObserveConfig)
-    decide: DecideConfig = Field(default_factory=DecideConfig)
-    execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
-    report: ReportConfig = Field(default_factory=ReportConfig)
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    weak_file: str | None = Field(default=None, description="JSONL with weak labels, a line an image, keyed by `path`")
+    limit: int | None = Field(default=None, ge=1, description="only the first N images")
+    strict: bool = Field(default=False, description="stop at a weak label that cannot be used, instead of listing it")
+    dry_run: bool = Field(default=False, description="print plan, counts and estimated cost, and change nothing")
+    from_evidence: bool = Field(
+        default=False, description="decide only, from evidence that is there; no model sees an image"
+    )
+    budget: Duration | None = Field(default=None, ge=0, description="stop cleanly after this time: 2h, 30m, 90s")
+    budget_images: int | None = Field(default=None, ge=0, description="stop cleanly after observing this many images")
+    images: ImagesConfig = ImagesConfig()
+    observe: ObserveConfig = ObserveConfig()
+    decide: DecideConfig = DecideConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    report: ReportConfig = ReportConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @property
     def budget_seconds(self) -> float | None:
@@ -156,5 +171,5 @@ def parse(
 
 def config_digest(section: Any) -> str:
     """sha256, hex, of a section's values: equal for equal settings, whatever they came from."""
-    values = dataclasses.asdict(section) if dataclasses.is_dataclass(section) else section.model_dump(mode="json")
+    values = section.model_dump(mode="json") if isinstance(section, BaseModel) else dataclasses.asdict(section)
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

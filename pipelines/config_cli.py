@@ -43,7 +43,8 @@ class _Reader:
         try:
             self.values[path] = setting.parse_text(value) if is_text else setting.parse(value)
         except ValueError as error:
-            self.errors.append(f"{origin}: {setting.name} = {error}")
+            named = f"{origin}: {error}" if is_text else f"{origin}: {setting.name}: {error}"
+            self.errors.append(named)
 
     def _unknown(self, path: Path) -> str:
         name = ".".join(path)
@@ -161,7 +162,7 @@ def _read_file(reader: _Reader, address: str) -> None:
         loader = yaml.SafeLoader(read_bytes(address).decode("utf-8-sig"))
         node = loader.get_single_node()
         lines = dict(_lines(node, ()))
-        value = None if node is None else loader.construct_document(node)  # type: ignore[no-untyped-call]
+        value = None if node is None else loader.construct_document(node)
     except FileNotFoundError:
         reader.errors.append(f"--config: there is no file {address}")
         return

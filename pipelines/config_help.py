@@ -50,7 +50,11 @@ def _own(model: type, section: Path) -> list[Setting]:
 
 def _group(model: type, path: Path, group: list[Setting], width: int) -> str:
     kind = sections(model)[path]
-    about = "" if kind.__doc__ == BaseModel.__doc__ else (kind.__doc__ or "").strip().splitlines()[0]
+    about = (
+        ""
+        if kind.__doc__ == BaseModel.__doc__
+        else (kind.__doc__ or "").strip().split("\n")[0].split(". ")[0].rstrip(".")
+    )
     title = f"{'.'.join(path)}: {about}" if path else "settings:"
     return "\n".join([title, *(_line(setting, width) for setting in group)])
 
@@ -70,6 +74,8 @@ def _default(setting: Setting) -> str:
     if value is MISSING:
         return "required"
     if value is None or value == "" or value is False:
+        return ""
+    if not isinstance(value, str | int | float | tuple | list):
         return ""
     if isinstance(value, tuple | list):
         value = ",".join(map(str, value))

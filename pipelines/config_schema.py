@@ -6,6 +6,7 @@ ends included, either may be None; a range holds for every number of a tuple.
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator
@@ -40,18 +41,17 @@ class Setting:
 
     def parse_text(self, text: str) -> Any:
         """The value that a flag or environment variable spells. Raises ValueError with the reason."""
-        kinds = _alternatives(self.annotation)
-        lists = any(typing.get_origin(kind) in (tuple, list) for kind in kinds)
-        if lists and str not in kinds:
-            return self.parse(_split(text))
-        if text.strip().lower() in ("none", "null") and type(None) in kinds:
+        optional = type(None) in self._kinds
+        if text.strip().lower() in ("none", "null") and optional and not self._is_list:
             return None
         return self.parse(text)
 
     def parse(self, value: Any) -> Any:
         """The value as the setting's type, in its range. Raises ValueError with the reason."""
-        if isinstance(value, str) and str not in _alternatives(self.annotation) and "," in value:
+        if isinstance(value, str) and self._is_list:
             value = _split(value)
+        if isinstance(value, bool) and not {bool, Any} & set(self._kinds):
+            raise ValueError(f"{value} is not {self.kind}")  # pydantic would take it for the number 1 or 0
         try:
             parsed = self._adapter.validate_python(value)
         except ValidationError as error:
@@ -63,16 +63,28 @@ class Setting:
     def _check_range(self, number: Any) -> None:
         if isinstance(number, bool) or not isinstance(number, int | float):
             return
+        if not math.isfinite(number):
+            raise ValueError(f"{number} is not a finite number")
         too_low = self.low is not None and not number >= self.low
         if too_low or (self.high is not None and not number <= self.high):
-            raise ValueError(f"{number:g} is not {self.range_text}")
+            raise ValueError(f"{_shown(number)} is not {self.range_text}")
 
     @property
     def range_text(self) -> str:
         """ "in 0..1", "at least 1", or "" without a range."""
         if self.low is not None and self.high is not None:
-            return f"in {self.low:,g}..{self.high:,g}"
-        return f"at least {self.low:,g}" if self.low is not None else f"at most {self.high:,g}" if self.high else ""
+            return f"in {_shown(self.low)}..{_shown(self.high)}"
+        if self.low is not None:
+            return f"at least {_shown(self.low)}"
+        return f"at most {_shown(self.high)}" if self.high is not None else ""
+
+    @property
+    def _kinds(self) -> tuple[Any, ...]:
+        return _alternatives(self.annotation)
+
+    @property
+    def _is_list(self) -> bool:
+        return str not in self._kinds and any(typing.get_origin(kind) in (tuple, list) for kind in self._kinds)
 
     @property
     def is_flag(self) -> bool:
@@ -81,9 +93,11 @@ class Setting:
     @property
     def kind(self) -> str:
         """How to spell a value, for people."""
-        return "|".join(
-            dict.fromkeys(_spell(kind) for kind in _alternatives(self.annotation) if kind is not type(None))
-        )
+        return _spell(self.annotation)
+
+
+def _shown(number: float) -> str:
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 def _split(text: str) -> Any:
@@ -114,13 +128,19 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def _spell(kind: Any) -> str:
+    """Text in Annotated's metadata is how a type of ours is spelled."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return next((part for part in arguments[1:] if isinstance(part, str)), _spell(arguments[0]))
+    if origin in (Union, types.UnionType):
+        return "|".join(dict.fromkeys(_spell(part) for part in arguments if part is not type(None)))
     if origin is Literal:
         return "|".join(str(value) for value in arguments)
     if origin in (tuple, list):
-        inner = "|".join(_spell(part) for part in _alternatives(arguments[0]))
+        inner = _spell(arguments[0])
         return f"{inner},..." if "|" not in inner else f"{{{inner}}},..."
-    return {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT"}.get(kind, "") or "YAML"
+    names = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT"}
+    return names.get(kind, "YAML")
 
 
 def is_section(annotation: Any) -> bool:
@@ -161,7 +181,7 @@ def _fields(model: type, prefix: Path) -> Iterator[Setting]:
             yield Setting((*prefix, name), annotation, default, info.description or "", low, high)
         return
     hints = typing.get_type_hints(model)
-    for field in dataclasses.fields(model):
+    for field in dataclasses.fields(model):  # type: ignore[arg-type]
         default = field.default if field.default_factory is MISSING else field.default_factory()
         low, high = field.metadata.get("range", (None, None))
         help = str(field.metadata.get("help", ""))

@@ -49,8 +49,10 @@ def split_prefix(text: str) -> tuple[str, str]:
     """(layout, address): "voc:/data/VOC2012" -> ("voc", "/data/VOC2012"). Without a prefix the layout is detected."""
     if match := PREFIX.fullmatch(text):
         return match[1], match[2]
-    if text.strip() in ("sample", ""):
+    if not text.strip():
         raise CorpusError("name a corpus: a path, a URL, or sample: for the photographs that ship")
+    if text == "sample" and kind(absolute(text)) == "missing":
+        return "sample", ""  # YAML does not like the colon
     return detect(absolute(text)), text
 
 

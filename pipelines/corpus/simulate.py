@@ -62,7 +62,7 @@ def _depth(region: Region) -> npt.NDArray[np.float64]:
     return depth[1:-1, 1:-1]
 
 
-def _inner(region: Region, share: float) -> npt.NDArray[np.float64]:
+def _inner(region: Region, share: float) -> npt.NDArray[np.floating[Any]]:
     """float [N, 2], x y, pixel centres at least `share` of the greatest depth away from the outside."""
     depth = _depth(region)
     y, x = np.nonzero(depth >= share * depth.max())
@@ -96,7 +96,7 @@ def _scribbles(mask: Mask, names: Names, rng: np.random.Generator) -> list[dict[
     return scribbles
 
 
-def _crosses_only(region: Region, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
+def _crosses_only(region: Region, a: npt.NDArray[np.floating[Any]], b: npt.NDArray[np.floating[Any]]) -> bool:
     steps = int(np.abs(b - a).max() * 2) + 2
     if steps < 6:
         return False
