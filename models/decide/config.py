@@ -71,7 +71,11 @@ class DecideConfig:
     point_radius_px: float = _setting(2.0, "radius of the hard seed around a point, grid pixels", 0.0, 8.0)
     seed_weight: float = _setting(0.5, "share of what points and scribbles spread to, against text and masks", 0.0, 1.0)
     box_weight: float = _setting(0.5, "share of a box's shape prior and best mask, against text", 0.0, 1.0)
-    seed_mask_share: float = _setting(0.6, "share of masks that hold the seeds against like-looking patches", 0.0, 1.0)
+    seed_mask_weight: float = _setting(
+        1.5, "weight of masks that hold the seeds; like-looking patches have 1", 0.0, 8.0
+    )
+    seed_flow_weight: float = _setting(1.0, "weight of seeds that flow along like colours", 0.0, 8.0)
+    seed_flow_iterations: int = _setting(20, "iterations that seeds flow for", 0, 80)
     box_min_share: float = _setting(0.1, "least share of each box that its class gets", 0.0, 0.5)
     box_ellipse_share: float = _setting(0.5, "share of the inscribed ellipse against the heat inside a box", 0.0, 1.0)
     noisy_weight: float = _setting(0.5, "share of a noisy map's vote", 0.0, 1.0)

@@ -21,7 +21,7 @@ from models.decide.types import PROVENANCE, ClassArrays, Label, TextBank, WeakAr
 from models.evidence import Evidence
 from models.refine.grids import fit_grid, resize_maps
 from models.refine.guided import guided_upsample
-from models.refine.par import par
+from models.refine.par import affinity, propagate
 
 DECIDE_VERSION = 1
 """Raise it when the same inputs give another label; labels made by an older version are then made anew."""
@@ -99,18 +99,15 @@ def look(
     size = fit_grid(evidence.height, evidence.width, grid_px)
     coarse = resize_maps(guide, size)
     raw = resize_maps(heat(scores[rows], words, config), size)
-    refined = par(
-        raw,
-        coarse.transpose(1, 2, 0),
-        config.par_iterations,
-        config.par_dilations,
-        config.par_color_weight,
-        config.par_position_weight,
-        config.par_strength,
+    flow = affinity(
+        coarse.transpose(1, 2, 0), config.par_dilations, config.par_color_weight, config.par_position_weight
     )
+    refined = propagate(raw, flow, config.par_iterations, config.par_strength)
     refined = normalise(refined) * share[:, None, None]
     masks = bank_on_grid(evidence.bank, size)
-    return Scene(evidence, classes, weak, config, rows, refined, masks, mask_quality(evidence.bank), guide, coarse)
+    return Scene(
+        evidence, classes, weak, config, rows, refined, flow, masks, mask_quality(evidence.bank), guide, coarse
+    )
 
 
 def fuse(scene: Scene, must: npt.NDArray[np.bool_]) -> tuple[Votes, seed_rules.Seeds | None, Maps]:
@@ -149,7 +146,14 @@ def bank_maps(scene: Scene) -> Maps:
 def blend_seeds(scene: Scene, votes: Votes, seeds: seed_rules.Seeds) -> None:
     """Let points, scribbles and partial maps speak for what looks like them; the form with most pixels is named."""
     spread, seeded = seed_rules.spread_seeds(
-        seeds, scene.rows, scene.evidence.features, scene.masks, scene.quality, votes.strength, scene.config
+        seeds,
+        scene.rows,
+        scene.evidence.features,
+        scene.masks,
+        scene.quality,
+        votes.strength,
+        scene.flow,
+        scene.config,
     )
     weight = (scene.config.seed_weight * seeded).astype(np.float32)[:, None, None]
     votes.blend(seed_source(seeds), spread, weight)

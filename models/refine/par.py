@@ -91,7 +91,15 @@ def par(
         raise ValueError(f"the guide covers {guide.shape[:2]} pixels, the maps {maps.shape[1:]}")
     if strength == 0 or iterations == 0 or maps.shape[0] == 0 or not dilations:
         return maps
-    flow = affinity(guide, dilations, color_weight, position_weight)
+    return propagate(maps, affinity(guide, dilations, color_weight, position_weight), iterations, strength)
+
+
+def propagate(
+    maps: npt.NDArray[np.float32], flow: csr_matrix, iterations: int, strength: float = 1.0
+) -> npt.NDArray[np.float32]:
+    """The second half of `par`: float32 [K, h, w] sent `iterations` times through an affinity [h*w, h*w]."""
+    if strength == 0 or iterations == 0 or maps.shape[0] == 0:
+        return maps
     refined = np.ascontiguousarray(maps.reshape(len(maps), -1).T)
     for _ in range(iterations):
         refined = flow @ refined
