@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
 # Raise it whenever the same picture and config give other evidence: it is part of the evidence key.
 ALGORITHM_VERSION = 1
 
