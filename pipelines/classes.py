@@ -13,6 +13,7 @@ A file is a list of names, or a mapping (every key but `name` is optional):
       - {id: 9, name: animal}
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -233,8 +234,12 @@ def _read_file(address: str) -> Any:
 
 
 def _parse_yaml(text: str, origin: str) -> Any:
+    if text.lstrip().startswith(("[", "{")):
+        # JSON is YAML but for one thing: PyYAML does not join the escaped halves of a rare character.
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
     try:
-        return yaml.safe_load(text)  # JSON is YAML
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ClassSetError(f"{origin} is neither YAML nor JSON: {error}") from error
 

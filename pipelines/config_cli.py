@@ -4,6 +4,7 @@ pydantic-settings is not used: it lets a misspelt environment variable pass, end
 names no nearest key. Types and their conversion are pydantic's.
 """
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -87,7 +88,8 @@ def parse(
     except UsageError as error:
         _stop(prog, [str(error)])
     if help_flags := [value for name, value in flags if name in ("help", "h")]:
-        print(help_text(model, prog, description, help_flags[0]))
+        with contextlib.suppress(BrokenPipeError):  # --help | head
+            print(help_text(model, prog, description, help_flags[0]), flush=True)
         raise SystemExit(0)
     for name, value in flags:
         if name == "config":

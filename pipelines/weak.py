@@ -11,6 +11,7 @@ full-size image, x to the right, y down, the centre of the first pixel at 0.5; a
     maps       [{"kind": "partial" | "noisy", "uri": ADDRESS, "ids": {"1": "cat"} | null}]
                null: the values are class ids of the class set; 255, 65535 and values without a class say nothing
     unknown_classes  "ignore": the record speaks of more classes than a class set may ask for (VOC, COCO layouts)
+    problems   [text]: what the reader of the layout could not use; `validate` passes it on
 """
 
 import difflib
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from models.decide.types import WeakArrays
 
 FORMS = ("tags", "points", "scribbles", "boxes", "partial", "noisy")
-KEYS = ("tags", "tags_complete", "points", "scribbles", "boxes", "maps", "unknown_classes")
+ABOUT = ("unknown_classes", "problems")
+KEYS = ("tags", "tags_complete", "points", "scribbles", "boxes", "maps", *ABOUT)
 Weak = dict[str, Any]
 Size = tuple[int, int]
 
@@ -58,7 +60,8 @@ def validate(
     size: (height, width) of the upright full-size image; None checks only what needs no size, and reads no map.
     The result names classes as the class set does, holds plain JSON types only, and validates to itself.
     """
-    problems: list[WeakProblem] = []
+    told = weak.get("problems")
+    problems = [WeakProblem(asset, "layout", -1, str(text)) for text in (told if isinstance(told, list) else ())]
     ignore = weak.get("unknown_classes") == "ignore"
     check = items.Check(class_set, size)
     clean: Weak = {}
@@ -129,8 +132,8 @@ def select_forms(weak: Mapping[str, Any], forms: Iterable[str] | None) -> Weak:
         selected["maps"] = maps
         if isinstance(maps, list | tuple):
             selected["maps"] = [m for m in maps if not isinstance(m, Mapping) or m.get("kind") in kinds]
-    strangers = {key: value for key, value in weak.items() if key not in (*KEYS[:-1], *FORMS)}
-    return selected | strangers if any(selected.values()) or len(strangers) > ("unknown_classes" in strangers) else {}
+    others = {key: value for key, value in weak.items() if key not in KEYS or key in ABOUT}
+    return selected | others if any(selected.values()) or others.keys() - {"unknown_classes"} else {}
 
 
 def weak_digest(weak: Mapping[str, Any]) -> str:

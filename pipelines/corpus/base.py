@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,10 @@ class Corpus(ABC):
         """The class set that the layout brings along."""
         return None
 
+    def remarks(self) -> Sequence[str]:
+        """What a person should know, once the listing is through."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -82,13 +86,18 @@ def join(root: str, relative: str) -> str:
     return f"{inner.rstrip('/')}/{relative}{chain}{outer}"
 
 
+def forget_listings(address: str) -> None:
+    """Make the next look at a remote address a fresh one: file systems keep listings for the life of a process."""
+    if local_path(address) is None:
+        filesystem(address)[0].invalidate_cache()
+
+
 def kind(address: str) -> str:
     """ "folder", "file" or "missing". PermissionError passes through."""
     path = local_path(address)
     if path is not None:
         return "folder" if Path(path).is_dir() else "file" if Path(path).exists() else "missing"
     fs, inner = filesystem(address)
-    fs.invalidate_cache()
     try:
         return "folder" if fs.info(inner)["type"] == "directory" else "file"
     except FileNotFoundError:
@@ -120,7 +129,6 @@ def walk(root: str) -> Iterator[Entry]:
         yield from _walk_local(path, "", ())
     else:
         fs, inner = filesystem(root)
-        fs.invalidate_cache()
         yield from _walk_remote(fs, inner, "", root.partition("::")[2] and "::" + root.partition("::")[2])
 
 

@@ -105,7 +105,10 @@ class CocoCorpus(Corpus):
                 for x, y, w, h in [a.get("bbox") or (0, 0, 0, 0)]
             ]
         if drawn := [form for form in self.forms if form not in ("tags", "boxes")]:
-            mask = self._mask(image, annotations)
+            try:
+                mask = self._mask(image, annotations)
+            except (KeyError, ValueError, TypeError, IndexError) as error:
+                return weak | {"problems": [f"the segmentation cannot be read: {error!r}"]}
             weak |= simulate(
                 mask, self._categories, image["file_name"], [f for f in drawn if f != "partial"], self.seed
             )
@@ -117,20 +120,15 @@ class CocoCorpus(Corpus):
         """int32 [H, W] of category ids, -1 where no annotation is; smaller objects lie on top of larger ones."""
         from pycocotools import mask as rle
 
-        try:
-            height, width = int(image["height"]), int(image["width"])
-            mask = np.full((height, width), -1, np.int32)
-            for annotation in sorted(annotations, key=lambda a: -float(a.get("area", 0))):
-                shape = annotation.get("segmentation")
-                if not shape:
-                    continue
-                if isinstance(shape, list):
-                    shape = rle.merge(rle.frPyObjects(shape, height, width))
-                elif isinstance(shape["counts"], list):
-                    shape = rle.frPyObjects(shape, height, width)
-                mask[rle.decode(shape).astype(bool)] = annotation["category_id"]
-            return mask
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise CorpusError(
-                f"{self.file}: the annotations of {image['file_name']} cannot be read: {error!r}"
-            ) from error
+        height, width = int(image["height"]), int(image["width"])
+        mask = np.full((height, width), -1, np.int32)
+        for annotation in sorted(annotations, key=lambda a: -float(a.get("area", 0))):
+            shape = annotation.get("segmentation")
+            if not shape:
+                continue
+            if isinstance(shape, list):
+                shape = rle.merge(rle.frPyObjects(shape, height, width))
+            elif isinstance(shape["counts"], list):
+                shape = rle.frPyObjects(shape, height, width)
+            mask[rle.decode(shape).astype(bool)] = annotation["category_id"]
+        return mask

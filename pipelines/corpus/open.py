@@ -3,7 +3,7 @@
 import re
 from typing import Protocol
 
-from pipelines.corpus.base import Corpus, CorpusError, absolute, join, kind, walk
+from pipelines.corpus.base import Corpus, CorpusError, absolute, forget_listings, join, kind, walk
 from pipelines.corpus.sidecar import WithSidecar
 
 LAYOUTS = ("sample", "folder", "voc", "coco", "parquet", "jsonl")
@@ -32,6 +32,8 @@ class CorpusSettings(Protocol):
 def open_corpus(config: CorpusSettings) -> Corpus:
     """The corpus at `config.corpus`, its layout by prefix ("voc:PATH") or detected. Raises CorpusError."""
     try:
+        match = PREFIX.fullmatch(config.corpus)
+        forget_listings(match[2] if match else config.corpus)
         layout, address = split_prefix(config.corpus)
         if not address and layout != "sample":
             raise CorpusError(f"{layout}: needs a path or URL behind it")

@@ -58,7 +58,7 @@ class ParquetCorpus(Corpus):
                 uri = cell_uri(file.uri, row, column)
                 tags = {"path": beside["path"]} if beside.get("path") else {}
                 asset = f"{file.path}#row={row}"
-                yield Asset(asset, uri, UNKNOWN_SIZE, f"{file.size_bytes}-{file.mtag}", _weak(beside, asset), tags)
+                yield Asset(asset, uri, UNKNOWN_SIZE, f"{file.size_bytes}-{file.mtag}", _weak(beside), tags)
 
     def _image_column(self, schema: Any, uri: str) -> str:
         if self._column is not None:
@@ -100,14 +100,14 @@ def _beside(parquet: Any, column: str) -> Iterator[dict[str, Any]]:
             yield values
 
 
-def _weak(beside: dict[str, Any], asset: str) -> dict[str, Any]:
+def _weak(beside: dict[str, Any]) -> dict[str, Any]:
     weak = beside.get("weak") or {}
     if isinstance(weak, str | bytes):
         try:
             weak = json.loads(weak)
         except ValueError as error:
-            raise CorpusError(f"{asset}: the column `weak` is not JSON: {error}") from error
+            return {"problems": [f"the column `weak` is not JSON: {error}"]}
     if not isinstance(weak, dict):
-        raise CorpusError(f"{asset}: the column `weak` is not a mapping: {weak!r}")
+        return {"problems": [f"the column `weak` is not a mapping: {weak!r:.60}"]}
     tags = beside.get("tags")
     return {"tags": tags, **weak} if isinstance(tags, list) else dict(weak)

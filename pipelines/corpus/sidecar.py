@@ -116,6 +116,15 @@ class WithSidecar(Corpus):
     def default_classes(self) -> "ClassSet | None":
         return self.corpus.default_classes()
 
+    def remarks(self) -> tuple[str, ...]:
+        count, paths = self.sidecar.unused() if self.sidecar else (0, [])
+        if not count or self.sidecar is None:
+            return ()
+        shown = ", ".join(map(repr, paths))
+        return (
+            f"{count} lines of {self.sidecar.address} name no image of the corpus ({shown}{', ...' * (count > 5)})",
+        )
+
     def list(self) -> Iterator[Asset]:
         for asset in self.corpus.list():
             weak = asset.weak

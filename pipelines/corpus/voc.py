@@ -81,19 +81,19 @@ class VocCorpus(Corpus):
     def _weak(self, stem: str, mask_uri: str | None) -> dict[str, Any]:
         weak: dict[str, Any] = {"unknown_classes": "ignore"}
         if mask_uri is not None:
-            weak |= simulate(self._mask(mask_uri), self._names, stem, self.forms, self.seed)
+            try:
+                weak |= simulate(self._mask(mask_uri), self._names, stem, self.forms, self.seed)
+            except (OSError, ValueError) as error:
+                weak["problems"] = [f"the mask {mask_uri} cannot be read: {error}"]
         if "boxes" in self.forms or ("tags" in self.forms and mask_uri is None):
             weak |= self._from_xml(stem, mask_uri is None)
         return weak if len(weak) > 1 else {}
 
     def _mask(self, uri: str) -> npt.NDArray[np.int32]:
-        try:
-            with Image.open(io.BytesIO(read_bytes(uri))) as image:
-                mask = np.array(image)
-        except (OSError, ValueError) as error:
-            raise CorpusError(f"the mask {uri} cannot be read: {error}") from error
+        with Image.open(io.BytesIO(read_bytes(uri))) as image:
+            mask = np.array(image)
         if mask.ndim != 2:
-            raise CorpusError(f"the mask {uri} is not one class id a pixel: shape {mask.shape}")
+            raise ValueError(f"it is not one class id a pixel: shape {mask.shape}")
         return np.where(mask == IGNORED, -1, mask).astype(np.int32)
 
     def _from_xml(self, stem: str, with_tags: bool) -> dict[str, Any]:
@@ -101,7 +101,10 @@ class VocCorpus(Corpus):
             data = read_bytes(join(self.root, f"Annotations/{stem}.xml"))
         except FileNotFoundError:
             return {}
-        objects = parse_objects(data, stem)
+        try:
+            objects = parse_objects(data)
+        except ValueError as error:
+            return {"problems": [f"Annotations/{stem}.xml cannot be read: {error}"]}
         found: dict[str, Any] = {}
         if "boxes" in self.forms:
             found["boxes"] = [{"box": box, "class": name} for name, box in objects if box is not None]

@@ -2,13 +2,11 @@
 
 from xml.etree import ElementTree
 
-from pipelines.corpus.base import CorpusError
-
 Objects = list[tuple[str, list[float] | None]]
 
 
-def parse_objects(data: bytes, name: str) -> Objects:
-    """(class, [x0, y0, x1, y1] or None) of every object; pixels from 0, VOC's own start at 1. Raises CorpusError."""
+def parse_objects(data: bytes) -> Objects:
+    """(class, [x0, y0, x1, y1] or None) of every object; pixels from 0, VOC's own start at 1. Raises ValueError."""
     try:
         root = ElementTree.fromstring(data)
         objects: Objects = []
@@ -20,5 +18,5 @@ def parse_objects(data: bytes, name: str) -> Objects:
                 corners = [x0 - 1, y0 - 1, x1, y1]
             objects.append((element.findtext("name", "").strip(), corners))
         return objects
-    except (ElementTree.ParseError, ValueError) as error:
-        raise CorpusError(f"Annotations/{name}.xml cannot be read: {error}") from error
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from error
