@@ -46,6 +46,7 @@ def load_clip(path: str | Path) -> ClipCheckpoint:
 
     Raises:
         FileNotFoundError: `path` is not a folder with a config.json.
+        ValueError: the weights do not fit the config.
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -66,7 +67,10 @@ def _load_pocket(folder: Path, config: dict[str, Any]) -> ClipCheckpoint:
     from models.pocket.clip_net import build_clip
 
     model = build_clip(config)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} do not fit its config.json: {error}") from error
     spec = config["maskstream"]
     return ClipCheckpoint(
         model.float().eval(),

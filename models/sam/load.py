@@ -36,12 +36,16 @@ def load_sam(path: str | Path) -> Sam:
     if config_file.is_file() and "maskstream" in (config := json.loads(config_file.read_text())):
         from models.pocket.sam_net import build_sam
 
-        sam = build_sam(config)
-        sam.load_state_dict(load_file(file))
-        return sam.float().eval()
+        return _with_weights(build_sam(config), load_file(file), file)
     weights = _read(file)
-    sam = sam_model_registry[_architecture(weights, file)]()
-    sam.load_state_dict(weights)
+    return _with_weights(sam_model_registry[_architecture(weights, file)](), weights, file)
+
+
+def _with_weights(sam: Sam, weights: Mapping[str, Tensor], file: Path) -> Sam:
+    try:
+        sam.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not hold the weights of this SAM: {error}") from error
     return sam.float().eval()
 
 
