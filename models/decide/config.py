@@ -70,15 +70,16 @@ class DecideConfig:
     # Weak labels
     point_radius_px: float = _setting(2.0, "radius of the hard seed around a point, grid pixels", 0.0, 8.0)
     seed_weight: float = _setting(0.5, "share of what points and scribbles spread to, against text and masks", 0.0, 1.0)
-    box_weight: float = _setting(0.5, "share of a box's shape prior and best mask, against text", 0.0, 1.0)
-    seed_mask_weight: float = _setting(
-        1.5, "weight of masks that hold the seeds; like-looking patches have 1", 0.0, 8.0
+    box_weight: float = _setting(0.75, "share of a box's shape prior and best mask, against text", 0.0, 1.0)
+    seed_mask_share: float = _setting(0.6, "share of masks that hold the seeds against like-looking patches", 0.0, 1.0)
+    seed_flow_weight: float = _setting(0.9, "greatest share of what flows from seeds along like colours", 0.0, 1.0)
+    seed_flow_mass: float = _setting(
+        0.3, "a pixel that gathers this much from seeds gets half of that share", 0.01, 2.0
     )
-    seed_flow_weight: float = _setting(1.0, "weight of seeds that flow along like colours", 0.0, 8.0)
     seed_flow_iterations: int = _setting(20, "iterations that seeds flow for", 0, 80)
     box_min_share: float = _setting(0.1, "least share of each box that its class gets", 0.0, 0.5)
-    box_ellipse_share: float = _setting(0.5, "share of the inscribed ellipse against the heat inside a box", 0.0, 1.0)
-    noisy_weight: float = _setting(0.5, "share of a noisy map's vote", 0.0, 1.0)
+    box_ellipse_share: float = _setting(0.65, "share of the inscribed ellipse against the heat inside a box", 0.0, 1.0)
+    noisy_weight: float = _setting(0.65, "share of a noisy map's vote", 0.0, 1.0)
     tag_min_area: float = _setting(0.01, "least share of the image that a class tagged as present gets", 0.0, 0.2)
     # Confidence
     confidence_temperature: float = _setting(

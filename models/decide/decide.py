@@ -144,19 +144,15 @@ def bank_maps(scene: Scene) -> Maps:
 
 
 def blend_seeds(scene: Scene, votes: Votes, seeds: seed_rules.Seeds) -> None:
-    """Let points, scribbles and partial maps speak for what looks like them; the form with most pixels is named."""
+    """Let points, scribbles and partial maps speak for what looks like them, then for what lies around them."""
+    config, source = scene.config, seed_source(seeds)
     spread, seeded = seed_rules.spread_seeds(
-        seeds,
-        scene.rows,
-        scene.evidence.features,
-        scene.masks,
-        scene.quality,
-        votes.strength,
-        scene.flow,
-        scene.config,
+        seeds, scene.rows, scene.evidence.features, scene.masks, scene.quality, votes.strength, config
     )
-    weight = (scene.config.seed_weight * seeded).astype(np.float32)[:, None, None]
-    votes.blend(seed_source(seeds), spread, weight)
+    votes.blend(source, spread, (config.seed_weight * seeded).astype(np.float32)[:, None, None])
+    if config.seed_flow_weight > 0:
+        shares, mass = seed_rules.flow_seeds(seeds, scene.rows, scene.flow, config.seed_flow_iterations)
+        votes.blend(source, shares, (config.seed_flow_weight * mass / (mass + config.seed_flow_mass))[None])
 
 
 def seed_source(seeds: seed_rules.Seeds) -> str:

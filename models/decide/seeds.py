@@ -14,8 +14,6 @@ from models.refine.grids import resize_maps, resize_nearest
 Maps = npt.NDArray[np.float32]
 NOTHING, BACKGROUND = -2, -1
 """Values of a seed map beside the class rows 0..C-1."""
-MASS_THAT_COUNTS = 0.01
-"""A pixel that gathered this share of its values from seeds is half believed."""
 
 
 @dataclass(frozen=True)
@@ -95,37 +93,36 @@ def spread_seeds(
     masks: Maps,
     quality: npt.NDArray[np.float32],
     support: Maps,
-    flow: csr_matrix,
     config: DecideConfig,
 ) -> tuple[Maps, npt.NDArray[np.bool_]]:
     """What the seeds of each class speak for: float32 [K, h, w] 0..1, and bool [K], which classes have seeds at all.
 
-    seeds: on the grid [h, w]. chosen: the K class rows that take part. features: float32 [fh, fw, D]. masks:
-    [M, h, w] with quality [M]. support: [K, h, w], what text and masks think, which picks between nested masks.
-    flow: [h*w, h*w], refinement's affinity. Three readings are averaged: patches that look like the seeded ones (a
-    prototype of each class, as in GPRN's matching), the bank masks that hold the seeds of the class and of no other,
-    and where the seeds flow along like colours.
+       seeds: on the grid [h, w]. chosen: the K class rows that take part. features: float32 [fh, fw, D]. masks:
+       [M, h, w] with quality [M]. support: [K, h, w], what text and masks think, which picks between nested masks.
+    Two readings are averaged: patches that look like the seeded ones (a prototype of each class,
+       as in GPRN's matching), and the bank masks that hold the seeds of the class and of no other.
     """
     size = seeds.rows.shape
     seeded = np.array([bool((seeds.rows == row).any()) for row in chosen], bool)
     out = np.zeros((len(chosen), *size), np.float32)
     alike = resize_maps(_prototype_maps(seeds, chosen, seeded, features), (size[0], size[1]))
-    flown = _flow_maps(seeds, chosen, flow, config.seed_flow_iterations)
     for index in np.flatnonzero(seeded):
         row = chosen[index]
         held = _holding_masks(seeds.rows, row, masks, quality, support[index], config)
-        readings = [alike[index], flown[index]] if held is None else [alike[index], flown[index], held]
-        weights = np.array([1.0, config.seed_flow_weight, config.seed_mask_weight][: len(readings)])
-        out[index] = np.tensordot(weights / weights.sum(), np.stack(readings), axes=1)
+        share = 0.0 if held is None else config.seed_mask_share
+        out[index] = alike[index] if held is None else (1 - share) * alike[index] + share * held
         out[index][seeds.rows == row] = 1.0
     out[:, seeds.rows == BACKGROUND] = 0.0
     return out, seeded
 
 
-def _flow_maps(seeds: Seeds, chosen: npt.NDArray[np.intp], flow: csr_matrix, iterations: int) -> Maps:
-    """Each class's share of what the seeds send through the affinity, float32 [K, h, w], 0..1; less where little comes.
+def flow_seeds(
+    seeds: Seeds, chosen: npt.NDArray[np.intp], flow: csr_matrix, iterations: int
+) -> tuple[Maps, npt.NDArray[np.float32]]:
+    """Send the seeds through refinement's affinity [h*w, h*w], along like colours; seeds stay what they are.
 
-    Every pixel gathers from its neighbours; the seeds stay what they are.
+    Returns each class's share of what arrives, float32 [K, h, w], 0..1 (the rest is background's), and how much
+    arrives, float32 [h, w], 0..1.
     """
     flat = seeds.rows.reshape(-1)
     fixed = np.stack([flat == row for row in chosen] + [flat == BACKGROUND], axis=1).astype(np.float32)
@@ -135,8 +132,8 @@ def _flow_maps(seeds: Seeds, chosen: npt.NDArray[np.intp], flow: csr_matrix, ite
         mass = flow @ mass
         mass[where] = fixed[where]
     total = mass.sum(1, keepdims=True)
-    shares = mass / (total + MASS_THAT_COUNTS)
-    return np.ascontiguousarray(shares[:, :-1].T.reshape(len(chosen), *seeds.rows.shape), dtype=np.float32)
+    shares = (mass[:, :-1] / np.maximum(total, 1e-9)).T.reshape(len(chosen), *seeds.rows.shape)
+    return np.ascontiguousarray(shares, dtype=np.float32), np.asarray(total.reshape(seeds.rows.shape), np.float32)
 
 
 def _prototype_maps(
