@@ -73,7 +73,7 @@ class ReportBuilder:
         return self._selection.wants(asset, mean_confidence)
 
     def add(self, item: ReportItem) -> None:
-        """Offer one image to the page. Counting it in `totals` is the caller's, for images without pictures count too."""
+        """Offer one image to the page. Counting it in `totals` is the caller's: images without pictures count too."""
         if self.wants(item.asset, item.mean_confidence):
             self._selection.add(item.asset, item.mean_confidence, self._card(item))
 
@@ -99,27 +99,31 @@ class ReportBuilder:
         sums = totals or self.totals
         names = {entry.id: entry.name for entry in self.classes}
         script = (_HERE / "page.js").read_text(encoding="utf-8")
-        return _environment().get_template("page.html.j2").render(
-            title=title,
-            summary=[(key.replace("_", " "), _readable(value)) for key, value in summary.items()],
-            config=config,
-            style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            lookup=self._lookup(names),
-            cards=self.cards(),
-            names=names,
-            colors={entry.id: _hex(entry.color) for entry in self.classes},
-            classes=self.classes,
-            background_id=self.background_id,
-            sources=[(name, _hex(layers.source_color(n))) for n, name in enumerate(self.sources)],
-            ramp=[_hex(color) for color in layers.confidence_palette()[::15]],
-            totals=sums,
-            bars=self._bars(sums),
-            image_chart=histogram(sums.image_bins),
-            pixel_chart=histogram(sums.pixel_bins),
-            quarantine=listed,
-            refused=refused,
+        return (
+            _environment()
+            .get_template("page.html.j2")
+            .render(
+                title=title,
+                summary=[(key.replace("_", " "), _readable(value)) for key, value in summary.items()],
+                config=config,
+                style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+                script=Markup(script),
+                script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+                lookup=self._lookup(names),
+                cards=self.cards(),
+                names=names,
+                colors={entry.id: _hex(entry.color) for entry in self.classes},
+                classes=self.classes,
+                background_id=self.background_id,
+                sources=[(name, _hex(layers.source_color(n))) for n, name in enumerate(self.sources)],
+                ramp=[_hex(color) for color in layers.confidence_palette()[::15]],
+                totals=sums,
+                bars=self._bars(sums),
+                image_chart=histogram(sums.image_bins),
+                pixel_chart=histogram(sums.pixel_bins),
+                quarantine=listed,
+                refused=refused,
+            )
         )
 
     def _card(self, item: ReportItem) -> Card:

@@ -1,0 +1,30 @@
+"""What MLflow is told of a labeling run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.flow.progress import say
+from pipelines.flow.run import Run
+from pipelines.tracking import Tracker
+
+
+def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str, bytes]) -> None:
+    """Log a finished run: config, digests, numbers, the report, sample overlays and the published snapshot."""
+    settings = run.config.tracking
+    with Tracker(settings.experiment, run.run_id, run.output, run.folder, uri=settings.uri, say=say) as tracker:
+        tracker.params(run.config.model_dump(mode="json"))
+        tracker.tags(
+            {
+                "job": "label_corpus",
+                "corpus": run.config.corpus,
+                "output": run.output,
+                "observe_id": run.observe_id,
+                "decide_digest": run.decide_digest,
+                "class_set_digest": run.classes.digest,
+                **{f"model.{name}": digest for name, digest in run.model_digests.items()},
+            }
+        )
+        tracker.metrics(details)
+        tracker.text(html, "report.html")
+        tracker.pictures(overlays)
+        tracker.snapshot(run.labels.url, details["snapshot"], f"labels of {run.config.corpus}")
