@@ -1,12 +1,16 @@
 """From what the user wrote after `--corpus` to a reader."""
 
 import re
+from itertools import islice
 from typing import Protocol
 
 from pipelines.corpus.base import Corpus, CorpusError, absolute, forget_listings, join, kind, walk
+from pipelines.corpus.folder import may_be_image
 from pipelines.corpus.sidecar import WithSidecar
+from pipelines.weak import FORMS
 
 LAYOUTS = ("sample", "folder", "voc", "coco", "parquet", "jsonl")
+DETECT_FILES = 1000  # a look at so many files tells what a folder holds
 PREFIX = re.compile(rf"({'|'.join(LAYOUTS)}):(?!//)(.*)", re.DOTALL)
 
 
@@ -71,12 +75,16 @@ def detect(address: str) -> str:
         return "folder"
     if kind(join(address, "JPEGImages")) == "folder":
         return "voc"
-    first = next((e.path for e in walk(address) if not e.path.lower().endswith((".md", ".json", ".txt"))), "")
-    return "parquet" if first.lower().endswith(".parquet") else "folder"
+    names = [entry.path.lower() for entry in islice(walk(address), DETECT_FILES)]
+    only_parquet = any(name.endswith(".parquet") for name in names) and not any(map(may_be_image, names))
+    return "parquet" if only_parquet else "folder"
 
 
 def _reader(layout: str, address: str, config: CorpusSettings) -> Corpus:
     # a reader's imports are only paid where it is used
+    forms = tuple(form for form in FORMS if form in (config.weak or ()))
+    if "maps" in (config.weak or ()):
+        forms = (*forms, "partial", "noisy")
     if layout == "sample":
         from pipelines.corpus.sample import SampleCorpus
 
@@ -84,11 +92,11 @@ def _reader(layout: str, address: str, config: CorpusSettings) -> Corpus:
     if layout == "voc":
         from pipelines.corpus.voc import VocCorpus
 
-        return VocCorpus(address, config.split, config.weak or ())
+        return VocCorpus(address, config.split, forms)
     if layout == "coco":
         from pipelines.corpus.coco import CocoCorpus
 
-        return CocoCorpus(address, config.images.root, config.weak or ())
+        return CocoCorpus(address, config.images.root, forms)
     if layout == "parquet":
         from pipelines.corpus.parquet import ParquetCorpus
 

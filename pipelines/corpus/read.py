@@ -63,7 +63,10 @@ def local_uri(path: str) -> str:
 def _filesystem(protocol: str) -> Any:
     import fsspec
 
-    return fsspec.filesystem(protocol)
+    try:
+        return fsspec.filesystem(protocol)
+    except ValueError as error:
+        raise OSError(f"no storage is known for {protocol}:// addresses") from error
 
 
 def filesystem(uri: str) -> tuple[Any, str]:

@@ -2,7 +2,7 @@
 
     {"path": "cats/1.jpg", "tags": ["cat"], "points": [{"x": 10, "y": 20, "class": "cat"}]}
 
-`path` is the asset's address below the corpus root (or its full address). What a line says of a form replaces what the
+`path` is the asset's address below the corpus root (or its full address, or the path that a Parquet row carries). What a line says of a form replaces what the
 layout says of it.
 """
 
@@ -92,7 +92,7 @@ class Sidecar:
                 raise CorpusError(f"{self.address} names {path!r} twice, in lines {first} and {number}") from None
 
     def get(self, asset: Asset) -> dict[str, Any]:
-        for path in (asset.asset, asset.uri):
+        for path in (asset.asset, asset.uri, asset.tags.get("path", "")):
             found = self._table.execute("SELECT weak FROM weak WHERE path = ?", (path,)).fetchone()
             if found:
                 self._table.execute("UPDATE weak SET used = 1 WHERE path = ?", (path,))

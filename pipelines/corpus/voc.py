@@ -8,7 +8,7 @@ classes in the mask (or the XML), boxes from the XML (or the mask), the rest fro
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipelines.classes import ClassSet
-from pipelines.corpus.base import Asset, Corpus, CorpusError, Entry, absolute, join, kind, walk
+from pipelines.corpus.base import UNKNOWN_SIZE, Asset, Corpus, CorpusError, Entry, absolute, join, kind, walk
 from pipelines.corpus.read import read_bytes
 from pipelines.corpus.simulate import simulate
 from pipelines.corpus.voc_xml import parse_objects
@@ -60,14 +60,18 @@ class VocCorpus(Corpus):
 
     def list(self) -> Iterator[Asset]:
         images = {entry.path: entry for entry in walk(join(self.root, "JPEGImages"))}
-        by_stem = {path.rpartition(".")[0]: entry for path, entry in images.items()}
         masks = self._masks() if self.forms else {}
-        for name in self._split_names if self._split_names is not None else sorted(by_stem):
-            # a split line may carry more than the name ("2007_000033  1")
-            stem = name if name in by_stem else name.split()[0]
-            entry = by_stem.get(stem) or Entry(f"{stem}.jpg", join(self.root, f"JPEGImages/{stem}.jpg"), -1, "")
+        for entry in images.values() if self._split_names is None else self._of_split(images, self._split_names):
+            stem = _stem(entry.path)
             weak = self._weak(stem, masks.get(stem)) if self.forms else {}
             yield Asset(f"JPEGImages/{entry.path}", entry.uri, entry.size_bytes, entry.mtag, weak)
+
+    def _of_split(self, images: Mapping[str, Entry], names: Iterable[str]) -> Iterator[Entry]:
+        by_stem = {_stem(path): entry for path, entry in images.items()}
+        for name in names:
+            # a split line may carry more than the name ("2007_000033  1")
+            stem = name if name in by_stem else name.split()[0]
+            yield by_stem.get(stem) or Entry(f"{stem}.jpg", join(self.root, f"JPEGImages/{stem}.jpg"), UNKNOWN_SIZE, "")
 
     def _masks(self) -> dict[str, str]:
         """Image name -> address of its mask; the augmented masks come first."""
@@ -75,7 +79,7 @@ class VocCorpus(Corpus):
         for folder in MASKS:
             address = join(self.root, folder)
             if kind(address) == "folder":
-                found = {e.path.rpartition(".")[0]: e.uri for e in walk(address)} | found
+                found = {_stem(entry.path): entry.uri for entry in walk(address)} | found
         return found
 
     def _weak(self, stem: str, mask_uri: str | None) -> dict[str, Any]:
@@ -112,3 +116,8 @@ class VocCorpus(Corpus):
             shown = {name for name, _ in objects}
             found["tags"] = [{"class": n, "present": n in shown} for i, n in sorted(self._names.items()) if i]
         return found
+
+
+def _stem(path: str) -> str:
+    """ "sub/2007_000033.jpg" -> "sub/2007_000033"."""
+    return path.rpartition(".")[0] or path
