@@ -20,7 +20,7 @@ from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, listing, observing, plan
 from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.progress import duration, say
-from pipelines.flow.run import Run, RunFailed, digest
+from pipelines.flow.run import Run, RunFailed, digest, stop_on_signals
 from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
 from pipelines.stages.read import ReadConfig
@@ -53,7 +53,7 @@ def label_corpus(config: LabelConfig) -> Outcome:
     vanished = listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
     observed = Observed()
     if known.todo and not config.from_evidence:
-        execution.start_ray(config.execution.ray_address, config.execution.object_store_mb)
+        _start_ray(config)
         observed = timed(run, "observe", lambda: observing.observe(run, rows, known, _pools(run, models)))
         known = observing.look_up(run, rows, passing=True)
         listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
@@ -100,7 +100,7 @@ def _classes(config: LabelConfig) -> ClassSet:
 def _layout(config: LabelConfig) -> execution.Layout:
     options = config.execution
     if options.ray_address or execution.inside_cluster():
-        execution.start_ray(options.ray_address, options.object_store_mb)
+        _start_ray(config)
         cpus, gpus = execution.cluster_resources()
     else:
         cpus, gpus = execution.local_resources()
@@ -108,6 +108,12 @@ def _layout(config: LabelConfig) -> execution.Layout:
         return execution.layout(cpus, gpus, options.device, options.actors, options.rows_per_shard)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _start_ray(config: LabelConfig) -> None:
+    execution.start_ray(config.execution.ray_address, config.execution.object_store_mb)
+    # Ray puts handlers of its own in the place of ours, and dies of SIGTERM with an abort.
+    stop_on_signals()
 
 
 def _pools(run: Run, models: Models) -> list[Any]:
@@ -126,7 +132,7 @@ def _pools(run: Run, models: Models) -> list[Any]:
 def _decide(run: Run, todo: deciding.Plan, models: Models) -> deciding.Decided:
     text = None
     if todo.work:
-        execution.start_ray(run.config.execution.ray_address, run.config.execution.object_store_mb)
+        _start_ray(run.config)
         text = embed_prompts(run.classes, models)
     return deciding.decide_and_publish(run, todo, text)
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 import warnings
 from dataclasses import dataclass
 
@@ -59,6 +60,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
+        if 0 in _declared_size(data):
+            raise BadImage("zero_size", "the image has no pixels: its header says a side is 0") from error
         head = data[:8].hex(" ")
         raise BadImage("not_an_image", f"no known image format (the file begins with {head})") from error
     finally:
@@ -72,6 +75,15 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             f"{width} x {height} is {width * height:,} pixels, above images.max_pixels = {max_pixels:,}",
         )
     return image
+
+
+def _declared_size(data: bytes) -> tuple[int, ...]:
+    """(width, height) that a PNG or GIF header states; () for anything else. Pillow does not open empty ones."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
+        return struct.unpack(">II", data[16:24])
+    if data[:6] in (b"GIF87a", b"GIF89a") and len(data) >= 10:
+        return struct.unpack("<HH", data[6:10])
+    return ()
 
 
 def _to_picture(image: Image.Image, picture_px: int, full_size_above_px: int) -> Picture:
