@@ -53,10 +53,13 @@ class SamObserveConfig:
     )
     max_masks: int = _option(40, "Masks kept of an image, best first.", 1, 1024)
     cluster_counts: tuple[int, ...] = _option(
-        (2, 4, 8),
-        "Patch features are cut into this many clusters, once for each number; components become boxes.",
+        (2, 3, 4, 6, 8, 12),
+        "Patch features are cut into this many clusters, once for each number; their parts become boxes.",
         2,
         64,
+    )
+    cluster_thresholds: tuple[float, ...] = _option(
+        (0.25, 0.5), "What is like a cluster, by more than these shares of its maximum, is boxed as well.", 0.0, 1.0
     )
     max_boxes: int = _option(48, "Boxes from clusters that are decoded, the largest first.", 0, 1024)
     grid_points: int = _option(4, "Points along each side of a sparse grid of single-point prompts; 0: none.", 0, 64)

@@ -2,60 +2,94 @@
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
 from scipy.cluster import hierarchy
+from torch.nn import functional
 
 from models.evidence import MASK_SOURCES
 from models.observe_config import SamObserveConfig
 from models.sam.prompts import Prompts
 
 Floats = npt.NDArray[np.float32]
-SAME_BOX = 0.9  # IoU above which two boxes are one: both would give the same mask.
+FINER = 4
+SAME_BOX = 0.8  # IoU above which two boxes are one: both would give the same mask.
 
 
-def cluster_maps(features: Floats, counts: tuple[int, ...]) -> list[npt.NDArray[np.int32]]:
-    """Cut the patches into groups of like features, once for each count.
+def cluster_centres(features: Floats, counts: tuple[int, ...]) -> list[Floats]:
+    """The centres of groups of like patches, once for each count.
 
     Ward's agglomerative clustering of the directions of the features: no random start, and one tree serves all counts.
 
     Args:
-        features: float32 [h, w, D].
-        counts: numbers of clusters.
+        features: float32 [n, D], centred.
+        counts: numbers of clusters; fewer come where fewer patches differ.
 
     Returns:
-        int32 [h, w] for each count, cluster numbers from 1.
+        float32 [k, D] for each count, means of unit vectors.
     """
-    height, width, _ = features.shape
-    if height * width < 2:
-        return [np.ones((height, width), np.int32) for _ in counts]
-    flat = features.reshape(height * width, -1)
-    unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
+    if len(unit) < 2:
+        return [unit for _ in counts]
     tree = hierarchy.linkage(unit, method="ward")
-    return [
-        hierarchy.fcluster(tree, count, criterion="maxclust").reshape(height, width).astype(np.int32)
-        for count in counts
-    ]
+    centres = []
+    for count in counts:
+        cluster = hierarchy.fcluster(tree, count, criterion="maxclust")
+        centres.append(np.stack([unit[cluster == number].mean(axis=0) for number in range(1, cluster.max() + 1)]))
+    return centres
 
 
-def component_boxes(cluster_map: npt.NDArray[np.int32], min_patches: int = 2) -> Floats:
-    """Boxes around the 4-connected components of every cluster.
+def cluster_boxes(features: Floats, counts: tuple[int, ...], thresholds: tuple[float, ...]) -> Floats:
+    """Boxes around what belongs together in the features, at every granularity.
+
+    Two kinds of regions of each cluster are boxed, part by part: the patches whose nearest centre it is, and those
+    whose projection on the centre exceeds a share of the largest one, which is how a class heat map will look whose
+    word means this cluster. Both are made on a grid FINER times as fine as the patches.
 
     Args:
-        cluster_map: int32 [h, w].
-        min_patches: smaller components are left out.
+        features: float32 [h, w, D].
 
     Returns:
-        float32 [N, 4], x0 y0 x1 y1 as fractions of the frame.
+        float32 [N, 4], x0 y0 x1 y1 as fractions of the frame; many nearly equal.
     """
-    height, width = cluster_map.shape
+    height, width, _ = features.shape
+    flat = features.reshape(height * width, -1)
+    flat = flat - flat.mean(axis=0)
     boxes = []
-    for cluster in np.unique(cluster_map):
-        components, _ = ndimage.label(cluster_map == cluster)
-        sizes = np.bincount(components.ravel())
-        for number, place in enumerate(ndimage.find_objects(components), start=1):
-            if sizes[number] >= min_patches:
-                rows, columns = place
-                boxes.append((columns.start / width, rows.start / height, columns.stop / width, rows.stop / height))
+    for centres in cluster_centres(flat, counts):
+        projection = (flat @ centres.T).T.reshape(-1, height, width)
+        unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+        nearness = (2 * unit @ centres.T - (centres**2).sum(axis=1)).T.reshape(-1, height, width)
+        nearest = _finer(nearness).argmax(axis=0)
+        boxes += [component_boxes(nearest == number) for number in range(len(centres))]
+        for heat in _finer(projection):
+            peak = heat.max()
+            if peak > 0:
+                boxes += [component_boxes(heat > share * peak) for share in thresholds]
+    return np.concatenate(boxes) if boxes else np.zeros((0, 4), np.float32)
+
+
+def _finer(maps: Floats) -> Floats:
+    """Maps [k, h, w] on a grid FINER times as fine."""
+    scaled = functional.interpolate(
+        torch.from_numpy(np.ascontiguousarray(maps, np.float32))[None],
+        scale_factor=FINER,
+        mode="bilinear",
+        align_corners=False,
+    )
+    return scaled[0].numpy()
+
+
+def component_boxes(region: npt.NDArray[np.bool_], min_cells: int = FINER**2) -> Floats:
+    """Boxes float32 [N, 4] (fractions) around the 4-connected parts of a region bool [h, w] of at least min_cells."""
+    height, width = region.shape
+    parts, _ = ndimage.label(region)
+    sizes = np.bincount(parts.ravel())
+    boxes = [
+        (columns.start / width, rows.start / height, columns.stop / width, rows.stop / height)
+        for number, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1)
+        if sizes[number] >= min_cells
+    ]
     return np.asarray(boxes, np.float32).reshape(-1, 4)
 
 
@@ -93,8 +127,7 @@ def propose(features: Floats, config: SamObserveConfig) -> Prompts:
     Args:
         features: float32 [h, w, D], the CLIP features of the frame.
     """
-    maps = cluster_maps(features, config.cluster_counts)
-    boxes = np.concatenate([component_boxes(one) for one in maps]) if maps else np.zeros((0, 4), np.float32)
+    boxes = cluster_boxes(features, config.cluster_counts, config.cluster_thresholds)
     return Prompts.concat(
         [
             Prompts.of_boxes(distinct_boxes(boxes, config.max_boxes), MASK_SOURCES.index("cluster")),
