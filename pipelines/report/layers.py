@@ -79,7 +79,7 @@ def grid_png(grid: npt.NDArray[np.uint8], palette: Sequence[Color]) -> bytes:
 
 def unsure_png(confidence: npt.NDArray[np.uint8], keep_threshold: float) -> bytes:
     """Opaque where the policy does not keep the pixel, transparent elsewhere."""
-    unsure = _shrink(confidence) < keep_threshold * 255 - 1e-6
+    unsure = _shrink(confidence) < round(keep_threshold * 255)  # as `decide` counts coverage
     return paletted_png(unsure.astype(np.uint8), [(255, 255, 255), (0, 0, 0)], transparent=0)
 
 
