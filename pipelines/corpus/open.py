@@ -49,6 +49,11 @@ def open_corpus(config: CorpusSettings) -> Corpus:
         raise CorpusError(f"{config.corpus} needs a package that is not installed: {error}") from error
     except OSError as error:
         raise CorpusError(f"{config.corpus} cannot be opened: {error}") from error
+    except Exception as error:
+        # S3 without credentials, or nobody at the endpoint: these errors are no OSErrors
+        if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+            raise
+        raise CorpusError(f"{config.corpus} cannot be opened: {error}") from error
 
 
 def split_prefix(text: str) -> tuple[str, str]:

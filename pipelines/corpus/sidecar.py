@@ -2,8 +2,8 @@
 
     {"path": "cats/1.jpg", "tags": ["cat"], "points": [{"x": 10, "y": 20, "class": "cat"}]}
 
-`path` is the asset's address below the corpus root (or its full address, or the path that a Parquet row carries). What a line says of a form replaces what the
-layout says of it.
+`path` is the asset's address below the corpus root, or its full address, or the path that a Parquet row carries. What
+a line says of a form replaces what the layout says of it.
 """
 
 import json
