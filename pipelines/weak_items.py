@@ -5,11 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pipelines.classes import ClassSet
 from pipelines.weak_maps import BadMapError, check_map
 
 EDGE_TOLERANCE_PX = 1.0  # boxes and scribbles may touch the frame; rounding takes them over it by less than a pixel
 DEFAULT_WIDTH_PX = 3.0
+MAX_SIDE_PX = 1_000_000  # of any image, where its own size is not known yet
+MIN_SIDE_PX = 0.1  # of a box: float32 still tells its edges apart
 
 
 class BadItemError(ValueError):
@@ -84,16 +88,17 @@ def _tag(item: object, check: Check) -> dict[str, Any]:
 
 
 def _inside(x: float, y: float, check: Check, what: str, tolerance: float = 0.0) -> tuple[float, float]:
-    """The position inside the frame. Raises BadItemError outside it."""
-    if check.size is None:
-        if x < -tolerance or y < -tolerance:
-            raise BadItemError(f"{what} ({x:g}, {y:g}) is outside the image")
-        return max(x, 0.0), max(y, 0.0)
-    height, width = check.size
-    limit = tolerance if tolerance else -1e-9
-    if not (-tolerance <= x <= width + limit and -tolerance <= y <= height + limit):
-        raise BadItemError(f"{what} ({x:g}, {y:g}) is outside the image of {width} x {height} pixels")
-    return min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height))
+    """The position inside the frame. A point (no tolerance) lies in a pixel, so left of the frame's right edge, in
+    float32 too. Raises BadItemError outside the frame, or where no image can be."""
+    height, width = check.size or (MAX_SIDE_PX, MAX_SIDE_PX)
+    held = [-tolerance <= value <= side + tolerance for value, side in ((x, width), (y, height))]
+    if not all(held) or (not tolerance and (x == width or y == height)):
+        shape = f" of {width} x {height} pixels" if check.size else ""
+        raise BadItemError(f"{what} ({x:g}, {y:g}) is outside the image{shape}")
+    right, low = (
+        float(side if tolerance else np.nextafter(np.float32(side), np.float32(0))) for side in (width, height)
+    )
+    return min(max(x, 0.0), right), min(max(y, 0.0), low)
 
 
 def _point(item: object, check: Check) -> dict[str, Any]:
@@ -134,7 +139,7 @@ def _box(item: object, check: Check) -> dict[str, Any]:
         raise BadItemError(f"the box has no area: [{x0:g}, {y0:g}, {x1:g}, {y1:g}] is not [x0, y0, x1, y1]")
     x0, y0 = _inside(x0, y0, check, "the box's corner", EDGE_TOLERANCE_PX)
     x1, y1 = _inside(x1, y1, check, "the box's corner", EDGE_TOLERANCE_PX)
-    if x1 <= x0 or y1 <= y0:
+    if x1 - x0 < MIN_SIDE_PX or y1 - y0 < MIN_SIDE_PX:
         raise BadItemError("the box has no area inside the image")
     return {"box": [x0, y0, x1, y1], "class": name}
 

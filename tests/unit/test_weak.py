@@ -49,6 +49,8 @@ def test_good_labels_are_made_canonical_and_kept() -> None:
             {"points": [{"x": 30, "y": 5, "class": "cat"}]},
             "points[0]: the point (30, 5) is outside the image of 30 x 20 pixels",
         ),
+        ({"points": [{"x": 1e300, "y": 5, "class": "cat"}]}, "outside the image"),
+        ({"boxes": [{"box": [0, 0, 1e-12, 9], "class": "cat"}]}, "the box has no area inside the image"),
         ({"points": [{"x": -0.1, "y": 5, "class": "cat"}]}, "outside the image"),
         ({"points": [{"x": "3", "y": 5, "class": "cat"}]}, "points[0]: x is not a number: '3'"),
         ({"points": [{"x": float("nan"), "y": 5, "class": "cat"}]}, "points[0]: x is not a finite number"),
@@ -166,6 +168,15 @@ def test_without_a_size_only_what_needs_none_is_checked() -> None:
     clean, problems = weak_labels.validate(weak, CLASSES)
     assert problems == [] and set(clean) == {"points", "maps"}
     assert len(reasons(weak)) == 2
+    assert "outside the image" in reasons({"points": [{"x": 1e300, "y": 5, "class": "cat"}]}, None)[0]
+
+
+def test_a_point_at_the_very_edge_still_lies_in_a_pixel() -> None:
+    clean, problems = weak_labels.validate(
+        {"points": [{"x": 30 - 1e-12, "y": 20 - 1e-12, "class": "cat"}]}, CLASSES, SIZE
+    )
+    (point,) = weak_labels.to_arrays(clean, CLASSES, *SIZE).points
+    assert problems == [] and point.astype(int).tolist() == [29, 19]
 
 
 def test_hints_are_the_places_of_things_not_of_background() -> None:
