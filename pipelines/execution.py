@@ -126,4 +126,5 @@ def inside_cluster() -> bool:
 
 def job_id() -> str:
     """The id of the Ray job that we run in, or "" for a plain process."""
-    return json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {}).get("job_submission_id", "")
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return str(job.get("metadata", {}).get("job_submission_id", ""))

@@ -12,10 +12,14 @@ stopped by SIGINT and SIGTERM. The same command always goes on from where the la
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+# Also as a submitted job on a cluster that has the packages and not the project.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.config import LabelConfig, UsageError, parse
 from pipelines.flow.progress import say
-from pipelines.flow.run import Interrupted, RunFailed, stop_on_signals
+from pipelines.flow.stop import Interrupted, RunFailed, stop_on_signals
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET = 1, 2, 3
 

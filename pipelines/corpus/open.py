@@ -1,6 +1,7 @@
 """From what the user wrote after `--corpus` to a reader."""
 
 import re
+from collections.abc import Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -26,8 +27,10 @@ class CorpusSettings(Protocol):
 
     corpus: str
     split: str | None
-    weak: tuple[str, ...] | None
     weak_file: str | None
+
+    @property
+    def weak(self) -> Sequence[str] | None: ...
 
     @property
     def images(self) -> ImageSettings: ...
@@ -44,7 +47,8 @@ def open_corpus(config: CorpusSettings) -> Corpus:
         if config.split is not None and layout != "voc":
             raise CorpusError(f"the layout {layout} has no splits: leave --split out, or name a VOC layout")
         corpus = _reader(layout, address, config)
-        return WithSidecar(corpus, config.weak_file, config.weak)
+        forms = None if config.weak is None else tuple(config.weak)
+        return WithSidecar(corpus, config.weak_file, forms)
     except ImportError as error:
         raise CorpusError(f"{config.corpus} needs a package that is not installed: {error}") from error
     except OSError as error:

@@ -126,7 +126,9 @@ def _staged(run: Run, prefix: str, work: list[dict[str, Any]]) -> tuple[list[Dat
     return files, [row for row in work if row["asset"] not in have]
 
 
-def _decide(run: Run, work: list[dict[str, Any]], prefix: str, text: TextBank | None, result: Decided) -> list[DataFile]:
+def _decide(
+    run: Run, work: list[dict[str, Any]], prefix: str, text: TextBank | None, result: Decided
+) -> list[DataFile]:
     import ray
 
     set_up_data()

@@ -20,7 +20,8 @@ from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, listing, observing, plan
 from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.progress import duration, say
-from pipelines.flow.run import Run, RunFailed, digest, stop_on_signals
+from pipelines.flow.run import Run, digest
+from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
 from pipelines.stages.read import ReadConfig
@@ -45,7 +46,10 @@ def label_corpus(config: LabelConfig) -> Outcome:
     """
     plan.check(config.execution.pools)
     run, models = set_up(config)
-    rows = timed(run, "list", lambda: listing.list_corpus(run))
+    try:
+        rows = timed(run, "list", lambda: listing.list_corpus(run))
+    except CorpusError as error:
+        raise UsageError(str(error)) from error
     known = observing.look_up(run, rows)
     if config.dry_run:
         return _dry_run(run, rows, known, models)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipelines import weak as weak_labels
+from pipelines.config import LabelConfig
 from pipelines.corpus.open import open_corpus
 from pipelines.flow.progress import Progress, say
-from pipelines.flow.run import Run, RunFailed, digest
+from pipelines.flow.run import Run, digest
+from pipelines.flow.stop import RunFailed
 from pipelines.tables import manifest
 
 # So many problems of weak labels are told on the terminal; all of them are in the label rows.
@@ -41,12 +43,14 @@ def list_corpus(run: Run) -> list[Wanted]:
     """Every asset of the corpus, at most --limit of them, in the corpus' order.
 
     Raises:
-        RunFailed: the corpus is empty, or --strict and a weak label is wrong.
+        CorpusError: the corpus cannot be listed. RunFailed: it is empty, or --strict and a weak label is wrong.
     """
-    config = run.config
+    config: LabelConfig = run.config
     progress = Progress("list", None, config.execution.progress_seconds)
-    found, problems = [], 0
-    for asset in open_corpus(config).list():
+    found: list[Wanted] = []
+    problems = 0
+    corpus = open_corpus(config)
+    for asset in corpus.list():
         if config.limit and len(found) >= config.limit:
             break
         weak = weak_labels.select_forms(asset.weak, config.weak)
@@ -74,6 +78,8 @@ def list_corpus(run: Run) -> list[Wanted]:
         )
         progress.add(1)
     progress.close()
+    for remark in corpus.remarks():
+        say(f"list: {remark}")
     if problems > TOLD_PROBLEMS:
         say(f"... and {problems - TOLD_PROBLEMS} more weak labels that cannot be used; each is in its label row")
     if problems and config.strict:
@@ -83,7 +89,9 @@ def list_corpus(run: Run) -> list[Wanted]:
     return found
 
 
-def write_manifest(run: Run, rows: Iterable[Wanted], digests: dict[str, str], vanished: bool) -> list[dict[str, object]]:
+def write_manifest(
+    run: Run, rows: Iterable[Wanted], digests: dict[str, str], vanished: bool
+) -> list[dict[str, object]]:
     """Bring the manifest up to date with one commit of what changed, if anything did.
 
     digests: sha256 by asset, for those that were read. vanished: whether rows is the whole corpus, so that what is not

@@ -155,7 +155,7 @@ def _round(
             failed += row["failed"]
             progress.add(row["rows"], row["quarantined"])
         left = run.time_left()
-        if left is not None and left <= 0 and progress.done < progress.total:
+        if left is not None and left <= 0 and progress.done < len(todo):
             in_time = False
             break
     ray.kill(coordinator)
@@ -177,4 +177,5 @@ def timed(run: Run, name: str, action: Callable[[], Any]) -> Any:
 
 def describe(result: Observed) -> str:
     mean = result.bytes / max(1, result.observed)
-    return f"{result.observed:,} observed, {mean / 1024:.0f} KiB of evidence each, {duration(result.pool_seconds)} of actor time"
+    spent = duration(result.pool_seconds)
+    return f"{result.observed:,} observed, {mean / 1024:.0f} KiB of evidence each, {spent} of actor time"

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from pipelines.execution import WRITER_CPUS
 from pipelines.flow.deciding import Plan
 from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import TODO, Known
@@ -32,10 +33,13 @@ def check(pools: str) -> None:
 def describe(run: Run, pools: str) -> str:
     """The plan as a table of text."""
     layout = run.layout
+    cpus, gpus = layout.resources.cpus, layout.resources.gpus
+    count = 2 if pools == "split" else 1
+    actors = f"{layout.actors} x {layout.device} actor ({cpus / count:.2f} CPU, {gpus / count:.2f} GPU)"
     workers = {
-        "observe": f"{layout.actors} x {layout.device} actor ({layout.resources.cpus:.2f} CPU, {layout.resources.gpus:.2f} GPU)",
-        "sam": f"{layout.actors} x {layout.device} actor ({layout.resources.cpus / 2:.2f} CPU)",
-        "write": "tasks (0.2 CPU)",
+        "observe": actors,
+        "sam": actors,
+        "write": f"tasks ({WRITER_CPUS} CPU)",
         "decide": "one CPU actor a core",
     }
     lines = [f"{'stage':<16}{'workers':<40}columns"]
@@ -43,7 +47,9 @@ def describe(run: Run, pools: str) -> str:
         for stage in chain:
             lines.append(f"{stage.name:<16}{workers[stage.pool]:<40}needs {', '.join(stage.needs)}")
             lines.append(f"{'':<56}adds  {', '.join(stage.adds)}")
-    lines.append(f"resume unit: {layout.rows_per_shard} images; at most {layout.in_flight(1 + (pools == 'split'))} in flight")
+            if stage.drops:
+                lines.append(f"{'':<56}drops {', '.join(stage.drops)}")
+    lines.append(f"resume unit: {layout.rows_per_shard} images; at most {layout.in_flight(count)} in flight")
     return "\n".join(lines)
 
 
@@ -58,9 +64,8 @@ def probe(run: Run, rows: Sequence[Wanted], models: Models) -> dict[str, float]:
     limit_threads(1)
     model = observers.ObserveAll(run.config.observe, models, run.layout.device)
     images = run.config.images
-    config = ReadConfig(
-        run.observe_id, run.config.observe.picture_px, run.config.observe.tile_above_px, images.max_pixels, 1
-    )
+    observe = run.config.observe
+    config = ReadConfig(run.observe_id, observe.picture_px, observe.tile_above_px, images.max_pixels, 1)
     reader = ReadStage(config)
     step = max(1, len(rows) // (PROBE_IMAGES + 1))
     seconds, size, done = 0.0, 0, 0
@@ -90,10 +95,11 @@ def forecast(run: Run, rows: Sequence[Wanted], known: Known, todo: Plan, probed:
         f"to decide              {len(todo.work) + len(known.todo):,}",
     ]
     if known.todo and probed["images"]:
-        wall = len(known.todo) * probed["seconds_per_image"] / run.layout.actors
+        wall = duration(len(known.todo) * probed["seconds_per_image"] / run.layout.actors)
+        mebibytes = len(known.todo) * probed["bytes_per_image"] / 2**20
         lines += [
-            f"probe                  {probed['images']:.0f} images, {probed['seconds_per_image']:.2f} s each on one actor",
-            f"observe would take     about {duration(wall)} on {run.layout.actors} {run.layout.device} actors, start-up not counted",
-            f"evidence would take    about {len(known.todo) * probed['bytes_per_image'] / 2**20:,.0f} MiB, before compression",
+            f"probe                  {probed['images']:.0f} images, {probed['seconds_per_image']:.2f} s each",
+            f"observe would take     about {wall} on {run.layout.actors} {run.layout.device} actors, once they run",
+            f"evidence would take    about {mebibytes:,.0f} MiB, before compression",
         ]
     return "\n".join(lines)

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import signal
 import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 from pipelines import storage
@@ -17,18 +15,6 @@ from pipelines.tables.evidence import EvidenceStore
 from pipelines.tables.labels import LabelTable
 from pipelines.tables.manifest import ManifestTable
 from pipelines.tables.quarantine import QuarantineTable
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. What was written stays, and the same command goes on from there."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
-
-
-class RunFailed(Exception):
-    """The run cannot go on; the message says why and what to do."""
 
 
 @dataclass
@@ -68,15 +54,3 @@ class Run:
 def digest(value: Any) -> str:
     """sha256, hex, of a JSON-able value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def stop_on_signals() -> None:
-    """Turn SIGINT and SIGTERM into `Interrupted`, raised wherever the main thread is."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        # A second signal while we clean up ends the process at once.
-        signal.signal(number, signal.SIG_DFL)
-        raise Interrupted(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)

@@ -60,7 +60,7 @@ SUMMARY = pa.schema(
 
 @dataclass(frozen=True)
 class DecideStageConfig:
-    """All that a worker needs. prefix: begins the names of the files it writes; strict: a bad weak label is a failure."""
+    """All that a worker needs. prefix: of the names of the files it writes; strict: a bad weak label is a failure."""
 
     store: EvidenceStore
     labels_url: str

@@ -16,6 +16,7 @@ from pipelines.stages.coordinator import DEATHS_ALONE
 from pipelines.stages.read import ReadConfig, ReadStage, quarantine
 from pipelines.tables.evidence import DATA, INDEX
 
+
 class ModelStage:
     """A model as a stage: `prepare` on the host, `forward` on the device, `finish` on the host, for a few records."""
 
@@ -62,10 +63,7 @@ class ObservePool:
         assets = [record["asset"] for record in records]
         died = self._ask("begin", assets)
         started = time.perf_counter()
-        if died:
-            records = [self._alone(record) for record in records]
-        else:
-            records = self._process(records)
+        records = [self._alone(record) for record in records] if died else self._process(records)
         self._ask("end", assets)
         seconds = time.perf_counter() - started
         for record in records:

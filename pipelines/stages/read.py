@@ -33,7 +33,7 @@ def evidence_key(digest: str, observe_id: str, hints_digest: str) -> str:
 
 
 class ReadStage:
-    """Reads in threads, because a store far away answers slowly; decodes there too, because Pillow lets go of the GIL."""
+    """Reads in threads, because a store far away answers slowly; decodes there too, as Pillow lets go of the GIL."""
 
     def __init__(self, config: ReadConfig) -> None:
         self.config = config

@@ -74,7 +74,8 @@ class EvidenceStore:
         evidence = {row["evidence_key"]: row for row in rows if row.get("features") is not None}
         written = 0
         if evidence:
-            data = [{**{n: row.get(n) for n in DATA.names}, "schema_version": SCHEMA_VERSION} for row in evidence.values()]
+            version = {"schema_version": SCHEMA_VERSION}
+            data = [{name: row.get(name) for name in DATA.names} | version for row in evidence.values()]
             # One row group for a few images, so that reading one image does not read a whole shard.
             table = pa.Table.from_pylist(data, schema=DATA)
             written = storage.write_parquet(storage.join(self.url, f"data-{shard}.parquet"), table, row_group_size=8)

@@ -47,7 +47,8 @@ class Job:
         small = [
             "--observe.clip.model", str(self.models / "clip"), "--observe.sam.model", str(self.models / "sam"),
         ] if models else []  # fmt: skip
-        quiet = ["--tracking.enabled", "false", "--execution.progress_seconds", "1", "--execution.object_store_mb", "300"]
+        quiet = ["--tracking.enabled", "false", "--execution.progress_seconds", "1"]
+        quiet += ["--execution.object_store_mb", "300"]
         return [sys.executable, str(ROOT / "pipelines" / "label_corpus.py"), *given, *small, *quiet]
 
     def start(self, *arguments: object, models: bool = True, **env: str) -> "subprocess.Popen[str]":

@@ -137,7 +137,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         server.wait(20)
 
 
-def test_corpus_and_output_on_s3(job: Job, photos: Path, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corpus_and_output_on_s3(
+    job: Job, photos: Path, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fs = fsspec.filesystem("s3", **s3.options)
     fs.put(str(photos), "data/photos", recursive=True)
     arguments = ("--corpus", "s3://data/photos", *CLASSES, "--output", "s3://data/out/labels of photos")

@@ -5,6 +5,7 @@ import random
 import re
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,11 @@ SHARD = 8
 
 def index_files(output: Path) -> int:
     return len(list(output.glob("evidence/*/index-*")))
+
+
+def reached(process: "subprocess.Popen[str]", output: Path, files: int) -> bool:
+    """Whether so many shards are there, or the run ended before."""
+    return index_files(output) >= files or process.poll() is not None
 
 
 def kill_driver(process: "subprocess.Popen[str]") -> None:
@@ -47,14 +53,14 @@ def test_killed_driver_actor_driver_ends_like_an_unbroken_run(job: Job, tmp_path
     for victim in ("driver", "actor", "driver"):
         process = job.start(*arguments(broken))
         target = index_files(broken) + moments.randint(2, 6)
-        assert wait_until(lambda target=target: index_files(broken) >= target or process.poll() is not None)
+        assert wait_until(partial(reached, process, broken, target))
         assert process.poll() is None, f"the run ended before it could be killed: {process.communicate()[1][-2000:]}"
         if victim == "actor":
             actors = actors_of(process)
             assert actors, "no observing actor is running"
             moments.choice(actors).kill()
             target = index_files(broken) + moments.randint(2, 6)
-            assert wait_until(lambda target=target: index_files(broken) >= target or process.poll() is not None)
+            assert wait_until(partial(reached, process, broken, target))
         kill_driver(process)
         done_before.append(index_files(broken) * SHARD)
         assert done_before[-1] < IMAGES
@@ -82,7 +88,7 @@ def test_sigterm_stops_cleanly_and_the_same_command_goes_on(job: Job, tmp_path: 
     write_crops(corpus, 200, size=160)
     arguments = ("--corpus", corpus, "--classes", "cat", "--output", output, "--execution.rows_per_shard", SHARD)
     process = job.start(*arguments)
-    assert wait_until(lambda: index_files(output) >= 2 or process.poll() is not None)
+    assert wait_until(partial(reached, process, output, 2))
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err[-2000:]

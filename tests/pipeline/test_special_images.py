@@ -1,7 +1,6 @@
 """A folder as people have them: everything readable is labeled, everything else is listed with its reason."""
 
 import io
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -68,7 +67,7 @@ def write_odd(folder: Path) -> None:
     photos = [Image.fromarray(pixels).resize((80, 60)) for pixels in photographs()]
     for n in range(2):
         photos[n].save(folder / f"png-named-{n}.jpg", "PNG")
-        Image.fromarray((np.asarray(photos[n].convert("L")).astype(np.uint16) * 257)).save(folder / f"deep-{n}.png")
+        Image.fromarray(np.asarray(photos[n].convert("L")).astype(np.uint16) * 257).save(folder / f"deep-{n}.png")
         photos[n].convert("CMYK").save(folder / f"cmyk-{n}.jpg")
         photos[n].convert("P").save(folder / f"palette-{n}.png")
         photos[n].convert("RGBA").save(folder / f"alpha-{n}.png")
@@ -119,8 +118,8 @@ def test_exactly_the_bad_ones_are_quarantined_and_all_others_labeled(job: Job, t
     same = [labels["same-a.jpg"], labels["same-b.jpg"]]
     assert same[0]["evidence_key"] == same[1]["evidence_key"]
     assert same[0]["class_map"] == same[1]["class_map"]
-    [observe_id] = os.listdir(output / "evidence")
-    index = EvidenceStore(str(output / "evidence"), observe_id).index().to_pylist()
+    [folder] = (output / "evidence").iterdir()
+    index = EvidenceStore(str(output / "evidence"), folder.name).index().to_pylist()
     assert len({row["evidence_key"] for row in index if row["shard"]}) == done.result["observed"]
 
     again = job(*arguments, PYTHONPATH=str(plugin))

@@ -99,7 +99,7 @@ def test_a_file_is_replaced_whole_and_no_temporary_is_left(tmp_path: Path) -> No
 
 def test_quarantine_is_the_current_list_and_says_nothing_new_when_nothing_changed(tmp_path: Path) -> None:
     table = QuarantineTable(str(tmp_path / "quarantine"))
-    row = {"asset": "a", "uri": "/a", "size_bytes": 0, "mtag": "", "stage": "read", "error": "empty_file", "reason": "r"}
+    row = {"asset": "a", "uri": "/a", "size_bytes": 0, "mtag": "", "stage": "read", "error": "empty", "reason": "r"}
     assert table.rows() == []
     table.replace([row], "run1")
     table.replace([row], "run2")
