@@ -71,11 +71,13 @@ def local_resources() -> tuple[float, float]:
 
 def start_ray(address: str, object_store_mb: int) -> None:
     """Connect to the cluster at `address` (or of RAY_ADDRESS), or start one on this machine that ends with us."""
+    # Ray's C++ part writes warnings of its own to our stderr, about actors that Ray Data itself lays out.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS", "")
     common: dict[str, Any] = {
         "log_to_driver": False,
