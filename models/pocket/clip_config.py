@@ -11,7 +11,7 @@ class ClipTrainConfig:
     data: str = field(default="../shared/data", metadata={"help": "folder with voc/, bsds500/, ccp/ and camvid/"})
     output: str = field(default="models/pocket/clip", metadata={"help": "folder for config, weights and tokenizer"})
     cache: str = field(
-        default="", metadata={"help": "folder for cached features and checkpoints; OUTPUT/cache if empty"}
+        default="", metadata={"help": "folder for features and checkpoints, 5 GB; OUTPUT/cache if empty"}
     )
     minutes: float = field(
         default=60.0, metadata={"help": "wall time of all optimisation, minutes; a third is the text tower's"}
@@ -24,6 +24,10 @@ class ClipTrainConfig:
     image_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW, cosine over the wall time"})
     tags: bool = field(default=True, metadata={"help": "learn from VOC's image tags; off: only from ImageNet's names"})
     rounds: int = field(default=2, metadata={"help": "rounds of dense self-training, each on maps of the one before"})
+    threshold: float = field(
+        default=0.3,
+        metadata={"help": "heat at which object and background are equally likely, 0..1; chosen on gold100"},
+    )
     max_steps: int = field(default=0, metadata={"help": "stop each phase after N steps; 0: when its time is over"})
     checkpoint_minutes: float = field(default=2.0, metadata={"help": "between two checkpoints, minutes"})
     resume: bool = field(default=False, metadata={"help": "go on from the checkpoints in the cache"})

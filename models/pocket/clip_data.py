@@ -66,7 +66,7 @@ def load_view(path: Path, view: View, rng: np.random.Generator) -> npt.NDArray[n
     if view.jitter:
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = enhance(image).enhance(float(rng.uniform(0.7, 1.3)))
-    return np.asarray(image)
+    return np.array(image)
 
 
 def normalise(pictures: npt.NDArray[np.uint8]) -> Tensor:

@@ -9,19 +9,25 @@ from torch.nn import functional as F
 
 from models.pocket import text_words
 from models.pocket.clip_config import ClipTrainConfig
-from models.pocket.clip_net import build_clip, pocket_clip_config
+from models.pocket.clip_net import CLIPModel, build_clip, pocket_clip_config
 from models.pocket.fit import Phase, fit
 from models.pocket.text_space import (
-    TextSpace, cut_tokenizer, encode_ids, minilm_embed, minilm_word_embeddings, training_names,
+    TextSpace,
+    cut_tokenizer,
+    encode_ids,
+    minilm_embed,
+    minilm_word_embeddings,
+    training_names,
 )  # fmt: skip
-from transformers import CLIPModel
+
+PLAIN = ("a photo of a {}.", "a {}")
 
 
 def prepare_text(config: ClipTrainConfig, cache: Path) -> tuple[list[str], Tensor, TextSpace]:
     """Random prompts, their MiniLM embeddings float32 [N, 384] (kept in the cache), and the space fitted to them."""
     made = text_words.prompts(training_names(), config.prompts, config.seed)
     plain = [*dict.fromkeys(training_names())]
-    texts = [*dict.fromkeys([*plain, *(TEMPLATE.format(name) for name in plain for TEMPLATE in PLAIN), *made])]
+    texts = [*dict.fromkeys([*plain, *(template.format(name) for name in plain for template in PLAIN), *made])]
     path = cache / f"prompts_{len(texts)}_{config.seed}.pt"
     if path.exists():
         embeddings = torch.load(path, weights_only=True)
@@ -30,9 +36,6 @@ def prepare_text(config: ClipTrainConfig, cache: Path) -> tuple[list[str], Tenso
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(embeddings, path)
     return texts, embeddings, TextSpace.fit(embeddings)
-
-
-PLAIN = ("a photo of a {}.", "a {}")
 
 
 def new_clip(texts: list[str], output: Path, seed: int) -> tuple[CLIPModel, dict[str, object]]:
@@ -51,6 +54,15 @@ def text_features(model: CLIPModel, ids: Tensor) -> Tensor:
     """Unit text embeddings float [N, 256] of token ids int64 [N, T], padded with 0."""
     pooled = model.text_model(input_ids=ids, attention_mask=(ids != 0).long()).pooler_output
     return F.normalize(model.text_projection(pooled), dim=-1)
+
+
+@torch.inference_mode()
+def encode_texts(model: CLIPModel, folder: Path, texts: list[str]) -> Tensor:
+    """Unit embeddings float32 [N, 256] by the model's own text tower; `folder` holds the tokenizer."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return torch.cat(
+        [text_features(model, encode_ids(tokenizer, texts[i : i + 256])) for i in range(0, len(texts), 256)]
+    )
 
 
 def train_text(config: ClipTrainConfig, model: CLIPModel, cache: Path, output: Path) -> list[float]:
