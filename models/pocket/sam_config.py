@@ -37,7 +37,7 @@ class SamTrainConfig:
     )
     output: str = field(default="models/pocket/sam", metadata={"help": "folder for config.json and model.safetensors"})
     cache: str = field(
-        default="", metadata={"help": "folder for backbone features and checkpoints; a temporary one by default"}
+        default="", metadata={"help": "folder for features and checkpoints, 4 GB; OUTPUT/cache if empty"}
     )
     minutes: float = field(
         default=70.0, metadata={"help": "wall time of the optimisation, minutes; the schedule follows it"}

@@ -5,12 +5,8 @@ Architecture: Kirillov et al., "Segment Anything", ICCV 2023, at decoder width 1
 pixel unshuffling (Shi et al., CVPR 2016), so that edges survive in the channels.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,7 +43,7 @@ class Neck(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)), LayerNorm2d(width))
 
     def forward(self, levels: dict[int, Tensor]) -> Tensor:
-        """Args: levels, {s: float [B, CHANNELS[s], H/s, W/s]} for s in 4, 8, 16, 32. Returns float [B, C, H/16, W/16]."""
+        """From {stride s: float [B, CHANNELS[s], H/s, W/s]} for s in 4, 8, 16, 32 to float [B, width, H/16, W/16]."""
         s4, s8, s16, s32 = (norm(levels[s]) for norm, s in zip(self.norms, CHANNELS, strict=True))
         coarse = F.interpolate(self.maps[3](s32), scale_factor=2.0, mode="bilinear", align_corners=False)
         fine = self.maps[0](F.pixel_unshuffle(s4, 4)) + self.maps[1](F.pixel_unshuffle(s8, 2))
@@ -103,46 +99,3 @@ def build_sam(config: dict[str, Any]) -> Sam:
         pixel_std=c["image_std"],
     )  # fmt: skip
     return sam.eval()
-
-
-def load_sam(folder: str | Path, device: str | torch.device = "cpu") -> Sam:
-    """The trained pocket SAM in float32, in evaluation mode.
-
-    Args:
-        folder: holds `config.json` and `model.safetensors` (fp16 is widened).
-
-    Raises:
-        FileNotFoundError: a file is missing. RuntimeError: the weights do not fit the config.
-    """
-    folder = Path(folder)
-    sam = build_sam(json.loads((folder / "config.json").read_text()))
-    weights = load_file(str(folder / "model.safetensors"))
-    sam.load_state_dict({name: w.float() if w.is_floating_point() else w for name, w in weights.items()})
-    return sam.to(device).eval()
-
-
-def decode_batch(
-    sam: Sam, embeddings: Tensor, of_image: Tensor, sparse: Tensor, dense: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`MaskDecoder.predict_masks` for prompts that belong to different images, by its own parts.
-
-    Args:
-        sam: any `Sam`.
-        embeddings: float [B, C, h, w], of the images.
-        of_image: int64 [N], the image of each prompt, in 0..B-1.
-        sparse: float [N, T, C], dense: float [N, C, h, w], both from `sam.prompt_encoder`.
-
-    Returns:
-        Logits float [N, 4, 4h, 4w] (mask 0 is the single one, 1..3 the ambiguous three) and predicted IoU float [N, 4].
-    """
-    decoder = sam.mask_decoder
-    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
-    source = embeddings[of_image] + dense
-    position = sam.prompt_encoder.get_dense_pe().expand(len(sparse), -1, -1, -1)
-    n, c, h, w = source.shape
-    state, source = decoder.transformer(source, position, tokens)
-    upscaled = decoder.output_upscaling(source.transpose(1, 2).reshape(n, c, h, w))
-    kernels = torch.stack([mlp(state[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
-    logits = (kernels @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
-    return logits, decoder.iou_prediction_head(state[:, 0])

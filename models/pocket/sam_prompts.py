@@ -32,8 +32,8 @@ class PromptBatch:
     boxes: torch.Tensor | None
 
     def to(self, device: torch.device) -> "PromptBatch":
-        moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
-        return PromptBatch(**moved)
+        rest = (None if t is None else t.to(device) for t in (self.points, self.labels, self.boxes))
+        return PromptBatch(self.kind, self.targets.to(device), self.of_image.to(device), *rest)
 
 
 def candidate_areas(layers: NDArray[np.uint8], things: tuple[Thing, ...]) -> NDArray[np.float64]:
@@ -75,10 +75,12 @@ def bounding_box(mask: NDArray[np.bool_], cell_px: float) -> NDArray[np.float64]
     return cell_px * np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
 
 
-def jitter_box(box: NDArray[np.float64], share: float, limit: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """The box with every side moved by up to `share` of the box's extent, inside 0..limit px."""
+def jitter_box(
+    box: NDArray[np.float64], share: float, limits: tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The box with every side moved by up to `share` of the box's extent, inside an image of `limits` (w, h) px."""
     extent = np.array([box[2] - box[0], box[3] - box[1]] * 2)
-    moved = np.clip(box + rng.uniform(-share, share, 4) * extent, 0.0, limit)
+    moved = np.clip(box + rng.uniform(-share, share, 4) * extent, 0.0, np.array([*limits, *limits]))
     return moved if moved[2] - moved[0] >= 2 and moved[3] - moved[1] >= 2 else box
 
 
@@ -118,7 +120,7 @@ def draw_prompts(
             labels.append(one_labels)
         if "box" in kind:
             share = 0.01 if rng.random() < 0.4 else rng.uniform(0.02, 0.15)
-            boxes.append(jitter_box(bounding_box(mask, 2.0), float(share), float(max(size)), rng))
+            boxes.append(jitter_box(bounding_box(mask, 2.0), float(share), (size[1], size[0]), rng))
     stack = np.stack(masks).astype(np.float32)
     n, half = stack.shape[:2]
     quarter = stack.reshape(n, half // 2, 2, half // 2, 2).mean((2, 4)) >= 0.5

@@ -65,13 +65,15 @@ def partition_things(layer: NDArray[np.uint8], index: int) -> list[Thing]:
     """
     areas = np.bincount(layer.ravel(), minlength=int(layer.max()) + 1)
     floor = MIN_SHARE * layer.size
-    things, free, seen = [], [], set()
+    things: list[Thing] = []
+    free: list[int] = []
+    seen: set[tuple[int, ...]] = set()
     for region in np.flatnonzero(areas >= floor):
         if region == 0:
             continue
         sides = _sides_touched(layer == region)
         weight = (1.0, 0.8, 0.4, 0.2, 0.1)[sides]
-        groups = {(int(region),)}
+        groups: set[tuple[int, ...]] = {(int(region),)}
         if sides <= 1 and areas[region] < 0.5 * layer.size:
             groups.add(_enclosed(layer, int(region), areas))
         for ids in sorted(groups - seen):
@@ -81,9 +83,9 @@ def partition_things(layer: NDArray[np.uint8], index: int) -> list[Thing]:
             free.append(int(region))
     blobs, count = ndimage.label(np.isin(layer, free))
     for blob in range(1, count + 1):
-        ids = tuple(sorted({int(i) for i in np.unique(layer[blobs == blob])}))
-        if len(ids) > 1 and ids not in seen:
-            things.append(Thing(index, ids, 1.5))
+        together = tuple(sorted({int(i) for i in np.unique(layer[blobs == blob])}))
+        if len(together) > 1 and together not in seen:
+            things.append(Thing(index, together, 1.5))
     return things
 
 
@@ -99,7 +101,8 @@ def bsds_source(photo: Path, segments: Path) -> Source:
 
 def _components(ids: NDArray[np.uint8], skip: int) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
     """Connected parts of each class, numbered from 1; parts that no thing is made of share the number 255."""
-    out, parts = np.zeros(ids.shape, np.uint8), []
+    out = np.zeros(ids.shape, np.uint8)
+    parts: list[tuple[int, int]] = []
     for value in np.unique(ids):
         if value == skip:
             continue

@@ -7,8 +7,6 @@ ends its cosine; a killed training goes on from its newest checkpoint.
 
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +21,11 @@ from torch import Tensor
 from models.pocket.backbone import load_imagenet
 from models.pocket.sam_config import SamTrainConfig, pocket_sam_architecture
 from models.pocket.sam_loss import prompt_loss
-from models.pocket.sam_net import Sam, build_sam, decode_batch
+from models.pocket.sam_net import Sam, build_sam
 from models.pocket.sam_prompts import KINDS, PromptBatch, draw_masks, draw_prompts
 from models.pocket.sam_regions import load_sources
 from models.pocket.sam_views import ViewCache, build_cache
+from models.sam.decode import decode
 
 DATASET_SHARE = {"bsds500": 0.5, "ccp": 0.3, "camvid": 0.2}
 """Share of the drawn images: BSDS500 is the smallest set and the most varied one."""
@@ -36,7 +35,7 @@ LOG_STEPS = 50
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did: steps in all, mean loss over its first and last logged stretch, seconds, the weights' path."""
+    """Steps in all, mean loss of the first and the last steps, seconds spent in steps, path of the weights."""
 
     steps: int
     first_loss: float
@@ -75,10 +74,10 @@ def forward_prompts(sam: Sam, levels: dict[int, Tensor], prompts: PromptBatch, a
     The prompt encoder stays in float32: its coordinates are the arguments of sines and do not survive bfloat16.
     """
     points = None if prompts.points is None else (prompts.points, prompts.labels)
-    sparse, dense = sam.prompt_encoder(points=points, boxes=prompts.boxes, masks=None)
+    sparse, _ = sam.prompt_encoder(points=points, boxes=prompts.boxes, masks=None)
     with torch.autocast(sparse.device.type, torch.bfloat16, enabled=autocast):
         embeddings = sam.image_encoder.neck({s: level.float() for s, level in levels.items()})
-        return decode_batch(sam, embeddings, prompts.of_image, sparse, dense)
+        return decode(sam, embeddings, prompts.of_image, sparse)
 
 
 def _learning_rate(config: SamTrainConfig, step: int, progress: float) -> float:
@@ -198,15 +197,14 @@ def train(config: SamTrainConfig, say: Callable[[str], None] = print) -> TrainRe
     """Train the pocket SAM and write `config.json` and `model.safetensors` into `config.output`.
 
     Args:
-        config: see its fields; with `resume`, the checkpoint in `config.cache` is gone on from, if there is one.
+        config: see its fields; with `resume`, the checkpoint in the cache is gone on from, if there is one.
         say: gets a line of progress every 50 steps.
 
     Raises:
         FileNotFoundError: a data set is missing. ImportError: the `pretrain` extra is not installed.
     """
     torch.set_num_threads(config.threads)
-    name = f"maskstream-pocket-sam-{os.getuid()}"
-    folder = Path(config.cache) if config.cache else Path(tempfile.gettempdir()) / name
+    folder = Path(config.cache) if config.cache else Path(config.output) / "cache"
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, folder, say)
     sources = load_sources(Path(config.data), config.images_per_set)
