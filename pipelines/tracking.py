@@ -33,8 +33,10 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-#: How long the end of a run waits for what is still on its way to MLflow, s.
-PATIENCE_S = 60.0
+#: How long the end of a run waits for what is still on its way to MLflow, s. The first use of a sqlite file takes ten
+#: and more on a busy machine. Who stops a run does not want to wait.
+PATIENCE_S = 120.0
+PATIENCE_WHEN_STOPPED_S = 15.0
 
 _PARAM_CHARACTERS = 6000  # MLflow refuses longer values
 _BATCH = 100  # and more params or tags than this in one call
@@ -149,9 +151,10 @@ class Tracker:
         if self.enabled:
             self._put(lambda: self._client.set_terminated(self.run_id, status))
             self._jobs.put(None)
-            self._thread.join(PATIENCE_S if kind is None else PATIENCE_S / 4)
+            patience = PATIENCE_WHEN_STOPPED_S if status == "KILLED" else PATIENCE_S
+            self._thread.join(patience)
             if self._thread.is_alive():
-                self._give_up(f"no answer within {PATIENCE_S:.0f} s")
+                self._give_up(f"no answer within {patience:.0f} s")
         if self._lines:
             storage.write_bytes(self.metrics_url, "".join(self._lines).encode())
         if self.enabled and self.failure is None:

@@ -98,6 +98,7 @@ class ReportBuilder:
         listed, refused = _first(quarantine, MAX_QUARANTINE_ROWS)
         sums = totals or self.totals
         names = {entry.id: entry.name for entry in self.classes}
+        cards = self.cards()
         script = (_HERE / "page.js").read_text(encoding="utf-8")
         return (
             _environment()
@@ -110,7 +111,7 @@ class ReportBuilder:
                 script=Markup(script),
                 script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
                 lookup=self._lookup(names),
-                cards=self.cards(),
+                cards=[(card, doubtful and sums.images > len(cards)) for card, doubtful in cards],
                 names=names,
                 colors={entry.id: _hex(entry.color) for entry in self.classes},
                 classes=self.classes,
@@ -132,7 +133,7 @@ class ReportBuilder:
         areas = sorted(((int(c), float(a)) for c, a in item.areas.items() if a > 0), key=lambda pair: -pair[1])
         return Card(
             asset=item.asset,
-            weak=item.weak,
+            weak=weak_in_words(item.weak),
             width=width,
             height=height,
             photo=layers.photo_jpeg(item.guide),
@@ -188,7 +189,29 @@ def _percent(share: float) -> str:
     return f"{percent:.0f} %" if percent >= 9.5 or percent == 0 else f"{max(percent, 0.1):.1f} %"
 
 
+def weak_in_words(weak: str) -> str:
+    """Canonical weak labels (JSON) as a line to read; any other text as it is."""
+    try:
+        forms = json.loads(weak) if weak.startswith("{") else None
+    except ValueError:
+        forms = None
+    if not isinstance(forms, Mapping):
+        return weak
+    words = []
+    for form, entries in forms.items():
+        if form == "tags":
+            present = [str(tag["class"]) for tag in entries if tag.get("present", True)]
+            words.append("tags: " + (", ".join(present) or "none of the classes"))
+        elif isinstance(entries, list) and entries:
+            words.append(
+                f"{len(entries)} {form if len(entries) > 1 else 'box' if form == 'boxes' else form.removesuffix('s')}"
+            )
+    return "; ".join(words)
+
+
 def _readable(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_readable(inner)}" for name, inner in value.items()) or "none"
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -1,0 +1,143 @@
+"""Tracking: a sqlite store has all that was promised; a server that is not there costs seconds and is said."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import tracking
+from pipelines.tracking import Tracker, choose_store, flatten, metric_name
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, value in tracking._ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def tracked(tmp_path: Path, said: list[str], uri: str = "", enabled: bool = True) -> Tracker:
+    output = tmp_path / "out" / "photos"
+    output.mkdir(parents=True, exist_ok=True)
+    with Tracker("a corpus", "run-1", str(output), str(output / "runs/1"), uri, enabled, said.append) as tracker:
+        tracker.params({"corpus": "photos", "decide": {"par": {"steps": 10}, "long": "x" * 7000}, "empty": {}})
+        tracker.tags({"config_digest": "abc"})
+        for step in (1, 2, 3):
+            tracker.metrics({"images": 10 * step, "iou": {"cat <b>": 0.5, "none": None}, "bad": float("nan")}, step)
+        tracker.text("<html></html>", "report.html")
+        tracker.pictures({"a/b c.jpg": PNG})
+        tracker.snapshot(str(output / "labels"), 4, "labels of photos")
+    return tracker
+
+
+def test_a_local_store_has_everything(tmp_path: Path) -> None:
+    said: list[str] = []
+    tracker = tracked(tmp_path, said)
+    store = f"sqlite:///{tmp_path}/out/mlflow.db"
+    assert said == [f"MLflow   run run-1 in experiment a corpus; see them with: mlflow ui --backend-store-uri {store}"]
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    run = client.get_run(tracker.run_id or "")
+    assert client.get_experiment(run.info.experiment_id).name == "a corpus"
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "run-1")
+    assert run.data.params["decide.par.steps"] == "10"
+    assert len(run.data.params["decide.long"]) == 6000
+    assert run.data.metrics == {"images": 30.0, "iou/cat _b_": 0.5}
+    history = client.get_metric_history(run.info.run_id, "images")
+    assert [(m.step, m.value) for m in history] == [(1, 10.0), (2, 20.0), (3, 30.0)]
+    assert run.data.tags["config_digest"] == "abc"
+    assert run.data.tags["snapshot"] == "4"
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    if revision.returncode == 0:
+        assert run.data.tags["mlflow.source.git.commit"] == revision.stdout.strip()
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("labels of photos", "version-4")
+    assert json.loads(dataset.dataset.source)["path"] == str(tmp_path / "out/photos/labels")
+    assert json.loads(dataset.dataset.source)["delta_table_version"] == 4
+    files = {f.path for folder in ("", "overlays") for f in client.list_artifacts(run.info.run_id, folder)}
+    assert files == {"report.html", "overlays", "overlays/00_a_b_c.jpg.png"}
+    assert next((tmp_path / "out" / "mlartifacts").rglob("report.html")).read_text() == "<html></html>"
+
+
+def test_an_unreachable_server_is_said_within_seconds_and_metrics_are_kept(tmp_path: Path) -> None:
+    said: list[str] = []
+    start = time.monotonic()
+    tracker = tracked(tmp_path, said, uri="http://user:secret@127.0.0.1:9")
+    assert time.monotonic() - start < 15
+    assert tracker.run_id is None
+    assert len(said) == 1
+    assert "127.0.0.1:9 cannot be used" in said[0]
+    assert "secret" not in said[0]
+    kept = tmp_path / "out/photos/runs/1/metrics.jsonl"
+    assert str(kept) in said[0]
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [(line["step"], line["images"], line["iou/cat <b>"]) for line in lines] == [
+        (1, 10, 0.5), (2, 20, 0.5), (3, 30, 0.5),
+    ]  # fmt: skip
+
+
+def test_an_error_of_the_run_passes_through_and_marks_it_failed(tmp_path: Path) -> None:
+    said: list[str] = []
+    with (
+        pytest.raises(RuntimeError, match="ours"),
+        Tracker("e", "r", str(tmp_path / "out"), str(tmp_path / "out/runs/r"), say=said.append) as tracker,
+    ):
+        raise RuntimeError("ours")
+
+    from mlflow import MlflowClient
+
+    assert MlflowClient(tracker.tracking_uri).get_run(tracker.run_id or "").info.status == "FAILED"
+
+
+def test_a_call_that_mlflow_refuses_ends_tracking_only(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Tracker("e", "r", str(tmp_path / "out"), str(tmp_path / "out/runs/r"), say=said.append) as tracker:
+        tracker.params({"once": 1})
+        tracker.params({"once": 2})  # a param cannot change
+        tracker.metrics({"after": 1})
+    assert tracker.failure is not None
+    assert len(said) == 1
+    assert "goes on without it" in said[0]
+    assert '"after": 1.0' in (tmp_path / "out/runs/r/metrics.jsonl").read_text()
+
+
+def test_disabled_tracking_imports_nothing(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pipelines.tracking import Tracker
+with Tracker("e", "r", {str(tmp_path / "out")!r}, {str(tmp_path / "runs")!r}, enabled=False) as tracker:
+    tracker.metrics({{"a": 1}})
+    tracker.text("x", "y")
+assert "mlflow" not in sys.modules
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "mlflow.db").exists()
+    assert json.loads((tmp_path / "runs/metrics.jsonl").read_text())["a"] == 1
+
+
+def test_which_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = str(tmp_path / "out" / "photos")
+    assert choose_store("", output) == (f"sqlite:///{tmp_path}/out/mlflow.db", f"file://{tmp_path}/out/mlartifacts")
+    assert choose_store("", "s3://bucket/photos")[0] == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert choose_store("", output) == ("http://server:5000", None)
+    assert choose_store("sqlite:///mine.db", output) == ("sqlite:///mine.db", None)
+
+
+def test_names_are_made_acceptable() -> None:
+    assert flatten({"a": {"b": [1, None], "c": {}}, "d": "text"}) == {"a.b": "[1, null]", "a.c": "{}", "d": "text"}
+    assert metric_name("iou/naïve: <b>") == "iou/na_ve_ _b_"
+    assert metric_name("a//b/../c") == "a_b/_/c"
+    assert metric_name("/") == "_"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
