@@ -61,12 +61,12 @@ class SamObserveConfig:
     cluster_thresholds: tuple[float, ...] = _option(
         (0.25, 0.5), "What is like a cluster, by more than these shares of its maximum, is boxed as well.", 0.0, 1.0
     )
-    max_boxes: int = _option(48, "Boxes from clusters that are decoded, the largest first.", 0, 1024)
-    grid_points: int = _option(4, "Points along each side of a sparse grid of single-point prompts; 0: none.", 0, 64)
+    max_boxes: int = _option(40, "Boxes from clusters that are decoded, the largest first.", 0, 1024)
+    grid_points: int = _option(3, "Points along each side of a sparse grid of single-point prompts; 0: none.", 0, 64)
     min_area: float = _option(0.002, "Masks that cover less than this share of the image are dropped.", 0.0, 1.0)
     max_area: float = _option(0.98, "Masks that cover more than this share of the image are dropped.", 0.0, 1.0)
-    min_iou: float = _option(0.3, "Masks whose IoU, as SAM itself predicts it, is lower are dropped.", 0.0, 1.0)
-    min_stability: float = _option(0.5, "Masks that change more than this with the threshold are dropped.", 0.0, 1.0)
+    min_iou: float = _option(0.2, "Masks whose IoU, as SAM itself predicts it, is lower are dropped.", 0.0, 1.0)
+    min_stability: float = _option(0.3, "Masks that change more than this with the threshold are dropped.", 0.0, 1.0)
     stability_offset: float = _option(1.0, "Stability: IoU of the mask at logit +offset and at -offset.", 0.0, 10.0)
     duplicate_iou: float = _option(0.85, "Of two masks that overlap by more (IoU), the worse one is dropped.", 0.0, 1.0)
     mask_px: int = _option(

@@ -20,7 +20,9 @@ from models.sam.prompts import Prompts
 from models.sam.proposals import propose
 
 GPU_BATCH = 8
-CELLS = 2**18  # Prompts x embedding cells in one decoder pass: 64 prompts of the official 64x64 grid, about 2 GB.
+# Prompts x embedding cells in one decoder pass. On a GPU 64 prompts of the official 64x64 grid, about 2 GB; on the CPU
+# 20 of the pocket's 20x20 grid, so that activations stay near the cache (a sixth faster than all at once).
+GPU_CELLS, CPU_CELLS = 2**18, 2**13
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class SamObserver:
         self.dtype = pick_dtype(config.dtype, self.device)
         self.micro_batch = config.micro_batch or (GPU_BATCH if self.device.type == "cuda" else 1)
         self.sam = load_sam(path).to(self.device)
-        fuse_attention(self.sam.image_encoder)
+        fuse_attention(self.sam)
         self.size_px = int(self.sam.image_encoder.img_size)
 
     def prepare(self, picture: npt.NDArray[np.uint8], prompts: Prompts | None = None) -> SamInput:
@@ -114,7 +116,8 @@ class SamObserver:
         for picture, (one, asked) in enumerate(zip(inputs, prompts, strict=True)):
             for rows, tokens in embed_prompts(self.sam, asked, one.picture.shape[:2]):
                 groups.setdefault(tokens.shape[1], []).append((picture, rows, tokens))
-        limit = max(8, CELLS // (embeddings.shape[-1] * embeddings.shape[-2]))
+        cells = GPU_CELLS if self.device.type == "cuda" else CPU_CELLS
+        limit = max(2, cells // (embeddings.shape[-1] * embeddings.shape[-2]))
         for parts in groups.values():
             picture_of = torch.cat([torch.full_like(rows, picture) for picture, rows, _ in parts])
             rows = torch.cat([rows for _, rows, _ in parts])
