@@ -11,7 +11,7 @@ class, and the same for labels made with less (`baselines`). Exit codes: 0 evalu
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.config import Section, TrackingConfig, UsageError, parse
 
-COLUMNS = ("asset", "run_id", "class_map", "confidence", "keep_threshold", "weak", "evidence_key")
 BATCH_ROWS = 64
-MISSING_SHOWN = 5
 
 
 class GoldConfig(Section):
@@ -54,10 +52,8 @@ class EvaluateConfig(Section):
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """The numbers. Raises UsageError for what cannot be compared, ValueError for sizes that differ."""
     from pipelines import storage
-    from pipelines.evaluation.baselines import Baselines
-    from pipelines.evaluation.gold import match, open_gold, read_names
-    from pipelines.evaluation.runs import PastRun
-    from pipelines.evaluation.score import Score
+    from pipelines.evaluation.compare import COLUMNS, Comparison, PastRuns
+    from pipelines.evaluation.gold import open_gold, read_names
     from pipelines.tables.labels import LabelTable
 
     output = storage.absolute(config.labels)
@@ -65,77 +61,20 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     snapshot = table.version() if config.snapshot is None else config.snapshot
     if snapshot is None:
         raise UsageError(f"--labels: {output} has no published labels")
-    runs = _Cache(lambda run_id: PastRun.load(output, run_id))
-    first = next(_rows(table, ("run_id",), snapshot), None)
-    if first is None:
+    ids = {row for batch in table.newest(("run_id",), version=snapshot) for row in batch["run_id"].to_pylist()}
+    if not ids:
         raise UsageError(f"--labels: snapshot {snapshot} of {output} has no label")
+    runs = PastRuns(output)
+    # Run ids begin with the time, so the last one says what the classes are now.
+    labels_classes = runs[max(ids)].classes
     only = None if config.gold.list is None else read_names(config.gold.list)
-    options = (config.gold.split, config.gold.classes, runs[first["run_id"]].classes, config.gold.ignore)
+    options = (config.gold.split, config.gold.classes, labels_classes, config.gold.ignore)
     gold = open_gold(config.gold.uri, *options, only, read_names(config.exclude))
-    matchings = _Cache(lambda run_id: match(gold.classes, runs[run_id].classes, gold.ignore))
-    # All runs that are evaluated together have to know the same gold classes, else there is no one table of classes.
-    names = matchings[first["run_id"]].names
-    score, baselines = Score(names), Baselines(names)
-    seen: set[str] = set()
+    comparison = Comparison(gold, runs, labels_classes, config.baselines)
     for batch in table.newest(COLUMNS, version=snapshot, batch_rows=BATCH_ROWS):
-        by_run: dict[str, list[tuple[dict[str, Any], Any]]] = {}
-        for row in batch.to_pylist():
-            name = gold.name_of(row["asset"])
-            if name is None:
-                continue
-            if name in seen:
-                raise UsageError(f"two labels belong to the gold mask {name!r}; one of them is of {row['asset']!r}")
-            seen.add(name)
-            matching = matchings[row["run_id"]]
-            if matching.names != names:
-                raise UsageError("the snapshot mixes class sets: label the whole corpus with one before evaluating")
-            by_run.setdefault(row["run_id"], []).append((row, _judge(score, matching, row, gold.read(name))))
-        if config.baselines:
-            for run_id, pairs in by_run.items():
-                baselines.update(runs[run_id], matchings[run_id], [r for r, _ in pairs], [g for _, g in pairs])
-    missing = sorted(gold.masks.keys() - seen)
-    if not seen:
-        raise UsageError(f"none of the {len(gold.masks)} gold masks belongs to a labeled image, such as {missing[0]!r}")
-    matching = matchings[first["run_id"]]
-    return {
-        "labels": output,
-        "snapshot": snapshot,
-        "gold": config.gold.uri,
-        "split": config.gold.split,
-        "images": score.images,
-        "missing": len(missing),
-        **score.result(),
-        "baselines": baselines.result() if config.baselines else None,
-        "unmatched": {"gold": matching.only_gold, "labels": matching.only_label},
-        "missing_names": missing[:MISSING_SHOWN],
-    }
-
-
-class _Cache(dict[str, Any]):
-    def __init__(self, make: Callable[[str], Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, key: str) -> Any:
-        self[key] = self._make(key)
-        return self[key]
-
-
-def _rows(table: Any, columns: Sequence[str], snapshot: int) -> Iterator[dict[str, Any]]:
-    for batch in table.newest(columns, version=snapshot, batch_rows=1):
-        yield from batch.to_pylist()
-
-
-def _judge(score: Any, matching: Any, row: dict[str, Any], mask: Any) -> Any:
-    """Add one label row to the score; returns its gold as common indices."""
-    from pipelines.stages.decide import read_png
-
-    class_map = read_png(row["class_map"])
-    if class_map.shape != mask.shape:
-        raise ValueError(f"{row['asset']}: the label covers {class_map.shape} pixels, its gold mask {mask.shape}")
-    gold = matching.gold(mask)
-    score.update(gold, matching.label(class_map), read_png(row["confidence"]), row["keep_threshold"])
-    return gold
+        comparison.add(batch.to_pylist())
+    where = {"labels": output, "snapshot": snapshot, "gold": config.gold.uri, "split": config.gold.split}
+    return {**where, **comparison.result()}
 
 
 def describe(numbers: dict[str, Any]) -> str:

@@ -4,20 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from models import evidence as evidence_record
 from models.decide.baselines import centre_prior, heat_only, heat_par
 from models.decide.decide import decide
 from models.decide.types import WeakArrays
 from models.metrics import Confusion
 from pipelines import weak as weak_labels
-from pipelines.evaluation.gold import IGNORED, Matching
+from pipelines.evaluation.gold import IGNORED, Indices, Matching
 from pipelines.evaluation.runs import PastRun
 from pipelines.evaluation.score import summary
-
-Gold = npt.NDArray[np.int32]
 
 
 class Baselines:
@@ -29,7 +24,9 @@ class Baselines:
         self.images = 0
         self.tagged = 0
 
-    def update(self, run: PastRun, matching: Matching, rows: Sequence[Mapping[str, Any]], gold: Sequence[Gold]) -> None:
+    def update(
+        self, run: PastRun, matching: Matching, rows: Sequence[Mapping[str, Any]], gold: Sequence[Indices]
+    ) -> None:
         """Add label rows of one run, and their gold as common indices. Rows without evidence are left out."""
         by_key: dict[str, list[int]] = {}
         for number, row in enumerate(rows):
@@ -39,7 +36,7 @@ class Baselines:
                 self._add(run, matching, found, rows[number], gold[number])
 
     def _add(
-        self, run: PastRun, matching: Matching, stored: Mapping[str, Any], row: Mapping[str, Any], gold: Gold
+        self, run: PastRun, matching: Matching, stored: Mapping[str, Any], row: Mapping[str, Any], gold: Indices
     ) -> None:
         evidence = evidence_record.decode(stored)
         size = (evidence.height, evidence.width)

@@ -15,6 +15,7 @@ from pipelines.corpus.read import read_bytes
 from pipelines.corpus.voc import MASKS, VocCorpus
 
 IGNORED = -1
+Indices = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
