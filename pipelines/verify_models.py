@@ -71,8 +71,10 @@ def check_clip(path: Path, expectations: Expected, device: str) -> Iterator[Find
     pictures = photographs()
     for expected in expectations["clip"]:
         (seen,) = observer.finish(observer.forward([observer.prepare(pictures[expected["photo"]])]))
-        yield _ranking(seen, text, words, expected)
-        yield _dense(seen, text[words.index(expected["word"])], expected)
+        if "ranking" in expected["checks"]:
+            yield _ranking(seen, text, words, expected)
+        if "dense" in expected["checks"]:
+            yield _dense(seen, text[words.index(expected["word"])], expected)
 
 
 def _ranking(seen: "ClipSeen", text: Floats, words: list[str], expected: Expected) -> Finding:
@@ -122,12 +124,17 @@ def _cover(mask: npt.NDArray[np.bool_], iou: float, expected: Expected) -> Findi
     return Finding(f"SAM: mask from a {kind}", expected["photo"], told, bool(inside.all() and not outside.any()))
 
 
+CHECKS = {"clip": ["ranking", "dense"], "sam": ["mask"]}
+
+
 def for_kind(expectations: Expected, path: Path, part: str) -> Expected:
-    """The expectations that hold for the checkpoint at `path`, pocket or official."""
+    """The expectations that hold for the checkpoint at `path`, each with its list of `checks`."""
     config = path / "config.json"
     pocket = config.is_file() and "maskstream" in json.loads(config.read_text())
-    kind = "pocket" if pocket else "official"
-    return {**expectations, part: [one for one in expectations[part] if one.get("only", kind) == kind]}
+    chosen = [
+        {**one, "checks": one.get("pocket", CHECKS[part]) if pocket else CHECKS[part]} for one in expectations[part]
+    ]
+    return {**expectations, part: [one for one in chosen if one["checks"]]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
