@@ -71,9 +71,6 @@ class ImagesConfig(Section):
 class ExecutionConfig(Section):
     """where and how wide it runs; changes no label"""
 
-    pools: Literal["joint", "split"] = Field(
-        default="joint", description="all models in every actor, or a pool for each model"
-    )
     actors: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="observing actors; auto: one a GPU, or one a CPU core"
     )
@@ -139,6 +136,9 @@ class LabelConfig(Section):
     )
     budget: Duration | None = Field(default=None, ge=0, description="stop cleanly after this time: 2h, 30m, 90s")
     budget_images: int | None = Field(default=None, ge=0, description="stop cleanly after observing this many images")
+    pools: Literal["joint", "split"] = Field(
+        default="joint", description="all models in every actor, or a pool for each model"
+    )
     images: ImagesConfig = ImagesConfig()
     observe: ObserveConfig = ObserveConfig()
     decide: DecideConfig = DecideConfig()

@@ -44,7 +44,7 @@ def label_corpus(config: LabelConfig) -> Outcome:
     Raises:
         UsageError: a class set, corpus or model reference that cannot be used. RunFailed, Interrupted: see there.
     """
-    plan.check(config.execution.pools)
+    plan.check(config.pools)
     run, models = set_up(config)
     try:
         rows = timed(run, "list", lambda: listing.list_corpus(run))
@@ -130,7 +130,7 @@ def _pools(run: Run, models: Models) -> list[Any]:
         config.images.read_threads,
     )
     chunk = config.execution.batch_images or CHUNK_IMAGES[run.layout.device]
-    return pools(config.execution.pools, config.observe, models, run.layout.device, read, chunk, threads=1)
+    return pools(config.pools, config.observe, models, run.layout.device, read, chunk, threads=1)
 
 
 def _decide(run: Run, todo: deciding.Plan, models: Models) -> deciding.Decided:
@@ -175,7 +175,7 @@ def _record_inputs(run: Run) -> None:
 
 def _dry_run(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Models) -> Outcome:
     todo = deciding.plan(run, rows, known, [])
-    print(plan.describe(run, run.config.execution.pools))
+    print(plan.describe(run, run.config.pools))
     say(f"probing {min(plan.PROBE_IMAGES, len(known.todo))} images")
     probed = plan.probe(run, known.todo, models) if known.todo else {}
     print(plan.forecast(run, rows, known, todo, probed))
@@ -246,3 +246,8 @@ def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
         say("the budget is used up; run the same command again for the rest")
     say(f"labels   {run.labels.url} (snapshot {details['snapshot']})")
     say(f"report   {details['report']}")
+    if run.config.corpus.startswith("sample:"):
+        say(
+            "your own photographs: python pipelines/label_corpus.py --corpus FOLDER_OR_URL "
+            '--classes "cat, dog, person" --output out/mine   (--help says all that it can do)'
+        )

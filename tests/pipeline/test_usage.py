@@ -53,7 +53,7 @@ def test_pools_of_their_own_give_the_same_labels(job: Job, photos: Path, tmp_pat
     rows = []
     for pools in ("joint", "split"):
         output = tmp_path / pools
-        done = job("--corpus", photos, "--classes", "cat, cup", "--output", output, "--execution.pools", pools)
+        done = job("--corpus", photos, "--classes", "cat, cup", "--output", output, "--pools", pools)
         assert done.code == 0, done.err[-3000:]
         assert done.result["observed"] == IMAGES
         rows.append({a: (r["class_map"], r["confidence"], r["label_key"]) for a, r in label_rows(output).items()})
