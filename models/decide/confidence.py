@@ -19,12 +19,17 @@ def winners(strength: Maps, floor: float | None) -> npt.NDArray[np.int32]:
     return best
 
 
-def probability_of_winner(strength: Maps, floor: float | None, temperature: float) -> Maps:
-    """Softmax over classes (and background, whose strength is floor) of strength / temperature, at the winner."""
-    if floor is not None:
-        strength = np.concatenate([np.full((1, *strength.shape[1:]), floor, np.float32), strength])
-    total = np.exp((strength - strength.max(0)) / np.float32(temperature)).sum(0)
-    return np.asarray(1.0 / total, np.float32)
+def probability_of_winner(strength: Maps, won: npt.NDArray[np.int32], middle: float | None, temperature: float) -> Maps:
+    """Softmax of strength / temperature over classes and background, at the winner: float32 [h, w], 0..1.
+
+    strength: float32 [K, h, w]; won: int32 [h, w] from winners(). middle: background's strength here; None: there is no
+    background. It differs from the floor that decides who wins: the best map by IoU calls pixels a class that are less
+    likely than not to be it, and their confidence should say so.
+    """
+    if middle is not None:
+        strength, won = np.concatenate([np.full((1, *won.shape), middle, np.float32), strength]), won + 1
+    odds = np.exp((strength - strength.max(0)) / np.float32(temperature))
+    return np.asarray(np.take_along_axis(odds, won[None], 0)[0] / odds.sum(0), np.float32)
 
 
 def dynamic_threshold(mean_confidence: float, base: float, slope: float, low: float, high: float) -> float:

@@ -25,7 +25,7 @@ class DecideConfig:
     )
     softmax_temperature: float = _setting(0.05, "temperature of heat_scale=softmax", 0.005, 1.0)
     background_words_weight: float = _setting(
-        0.0, "how much of the best background word's score is taken off every class", 0.0, 1.0
+        0.6, "how much of the best background word's score is taken off every class", 0.0, 1.0
     )
     # Which classes compete when no tags are known
     presence_threshold: float = _setting(
@@ -58,12 +58,12 @@ class DecideConfig:
     guided_epsilon: float = _setting(0.001, "smoothing of the edge-aware filter, variance of colour 0..1", 1e-5, 0.1)
     # Masks
     component_threshold: float = _setting(0.25, "heat above this forms the components that look for masks", 0.05, 0.8)
-    mask_weight: float = _setting(0.5, "share of the mask bank against the heat inside the fused map", 0.0, 1.0)
+    mask_weight: float = _setting(0.55, "share of the mask bank against the heat inside the fused map", 0.0, 1.0)
     mask_top: int = _setting(3, "how many bank masks are averaged for each component", 1, 16)
     mask_min_overlap: float = _setting(0.2, "a mask must reach this soft IoU with the component's heat", 0.0, 0.9)
     mask_sharpness: float = _setting(2.0, "power of fit times quality that weighs the averaged masks", 0.0, 8.0)
     region_share: float = _setting(
-        0.3, "share of region voting (every mask votes by contrast of heat) in what the bank says", 0.0, 1.0
+        0.4, "share of region voting (every mask votes by contrast of heat) in what the bank says", 0.0, 1.0
     )
     # Fusion with the background
     background_threshold: float = _setting(0.4, "fused strength below this is background", 0.05, 0.9)
@@ -82,8 +82,11 @@ class DecideConfig:
     noisy_weight: float = _setting(0.65, "share of a noisy map's vote", 0.0, 1.0)
     tag_min_area: float = _setting(0.01, "least share of the image that a class tagged as present gets", 0.0, 0.2)
     # Confidence
+    confidence_middle: float = _setting(
+        0.5, "strength at which a class and background are equally likely; calibrates the confidence", 0.05, 0.95
+    )
     confidence_temperature: float = _setting(
-        0.1, "strength difference that moves the odds by e; calibrates the confidence", 0.01, 1.0
+        0.18, "strength difference that moves the odds by e; calibrates the confidence", 0.01, 1.0
     )
     keep_policy: Literal["fixed", "dynamic"] = _setting(
         "dynamic", "which pixels a reader should use: above keep_threshold, or above a threshold that follows the image"

@@ -21,8 +21,10 @@ def finish(scene: Scene, strength: Maps, votes: Votes, must: npt.NDArray[np.bool
     """strength: float32 [K, gh, gw] at the guide's resolution; votes: the same on the coarse grid."""
     config, floor = scene.config, votes.floor
     keep_inside_boxes(strength, scene)
-    probability = conf.probability_of_winner(strength, floor, config.confidence_temperature)
-    won = winners_at(strength, floor, scene.full)
+    middle = config.confidence_middle if floor is not None else None
+    here = conf.winners(strength, floor)
+    probability = conf.probability_of_winner(strength, here, middle, config.confidence_temperature)
+    won = here if here.shape == scene.full else winners_at(strength, floor, scene.full)
     clear_outside_boxes(won, scene)
     appear(won, strength, must, scene)
     quarter = (-(-scene.full[0] // CONFIDENCE_STEP), -(-scene.full[1] // CONFIDENCE_STEP))
@@ -41,9 +43,7 @@ def finish(scene: Scene, strength: Maps, votes: Votes, must: npt.NDArray[np.bool
 
 def winners_at(strength: Maps, floor: float | None, size: tuple[int, int]) -> npt.NDArray[np.int32]:
     """winners() of the bilinearly enlarged strengths, in bands of rows so that memory does not grow with the image."""
-    height, width = strength.shape[1:]
-    if (height, width) == tuple(size):
-        return conf.winners(strength, floor)
+    height = strength.shape[1]
     if size[0] <= BAND_ROWS:
         return conf.winners(resize_maps(strength, size), floor)
     out = np.empty(size, np.int32)

@@ -104,10 +104,14 @@ def test_probabilities_are_those_of_the_winner():
     strength = np.array([[[0.9, 0.1, 0.5]], [[0.1, 0.2, 0.5]]], np.float32)
     np.testing.assert_array_equal(winners(strength, 0.4), [[0, -1, 0]])
     np.testing.assert_array_equal(winners(strength, None), [[0, 1, 0]])
-    got = probability_of_winner(strength, 0.4, 0.1)
+    got = probability_of_winner(strength, winners(strength, 0.4), 0.4, 0.1)
     np.testing.assert_allclose(got[0, 0], 1 / (1 + np.exp(-5) + np.exp(-8)), rtol=1e-5)
     np.testing.assert_allclose(got[0, 2], 1 / (2 + np.exp(-1)), rtol=1e-5)
     assert (got >= 1 / 3 - 1e-6).all()
+    sceptic = probability_of_winner(strength, winners(strength, 0.4), 0.7, 0.1)
+    np.testing.assert_allclose(sceptic[0, 2], 1 / (2 + np.exp(2)), rtol=1e-5)
+    both = probability_of_winner(strength, winners(strength, None), None, 0.1)
+    np.testing.assert_allclose(both[0, 2], 0.5)
 
 
 def test_ids_become_rows_and_strangers_say_nothing():
