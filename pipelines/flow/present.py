@@ -48,8 +48,13 @@ def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportB
                 builder.add(_item(row, guides[row["evidence_key"]]))
     text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     rows = (QuarantineRow(r["asset"], r["stage"], f"{r['error']}: {r['reason']}") for r in known.bad.values())
-    numbers = {name: value for name, value in details.items() if name not in ("report", "failures")}
+    shown = [(name, value) for name, value in details.items() if name not in ("report", "failures") and value != {}]
+    numbers = {name: _flat(value) for name, value in shown}
     return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows), builder
+
+
+def _flat(value: Any) -> Any:
+    return ", ".join(f"{name} {number}" for name, number in value.items()) if isinstance(value, dict) else value
 
 
 def report_classes(classes: ClassSet) -> list[ReportClass]:
