@@ -62,8 +62,9 @@ class SamTrainConfig:
 
 
 def quick_sam_config(**changes: Any) -> SamTrainConfig:
-    """The one-minute variant: 24 photographs, one view each, enough to see the loss fall."""
+    """The one-minute variant: 24 photographs, one view each, enough to see the loss fall; never over real weights."""
     settings: dict[str, Any] = {
+        "output": "out/quick/sam",
         "minutes": 0.5,
         "size_px": 128,
         "views_bsds": 1,
