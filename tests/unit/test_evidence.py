@@ -9,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data as photographs
 
+from models.clip.observer import ClipObserver
+from models.clip.text import TextEncoder
 from models.evidence import FEATURE_RANK, LEVEL, Evidence, Hints, MaskBank, decode, encode
+from models.observe_config import ObserveConfig
+from pipelines.references import POCKET
 
 
 def evidence(grid: tuple[int, int, int], masks: tuple[int, int, int], guide: np.ndarray, seed: int = 0) -> Evidence:
@@ -107,3 +111,21 @@ def test_bytes_of_an_image_with_a_full_bank() -> None:
 def test_no_hints() -> None:
     none = Hints.none()
     assert none.points.shape == (0, 2) and none.boxes.shape == (0, 4)
+
+
+def test_loss_on_photographs_with_the_pocket_clip() -> None:
+    """What the encoding takes from real features: some of what no word asks for, next to nothing of word scores."""
+    path = str(POCKET / "clip")
+    clip = ClipObserver(ObserveConfig(), path, "cpu")
+    words = TextEncoder(path, "cpu").encode(
+        [f"a photo of a {word}." for word in ("cat", "person", "motorbike", "sofa")]
+    )
+    for picture in (photographs.chelsea(), photographs.astronaut(), photographs.coffee()):
+        (seen,) = clip.finish(clip.forward([clip.prepare(picture)]))
+        before = dataclasses.replace(evidence((2, 2, 3), (0, 1, 1), picture[:8, :8]), features=seen.features)
+        after = decode(encode(before)).features
+        lost = np.linalg.norm(after - seen.features) / np.linalg.norm(seen.features)
+        scores, scores_after = seen.features @ words.T, after @ words.T
+        shift = np.abs(scores_after - scores).max() / np.ptp(scores)
+        print(f"relative error {lost:.4f}, largest shift of a score {shift:.4f} of their range")
+        assert lost < 0.15 and shift < 0.02
