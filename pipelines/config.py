@@ -105,7 +105,7 @@ class TrackingConfig(Section):
 
     enabled: bool = Field(default=True, description="log the run to MLflow")
     uri: str = Field(default="", description="tracking server; default: MLFLOW_TRACKING_URI, or a local sqlite file")
-    experiment: str = Field(default="maskstream", description="name of the MLflow experiment")
+    experiment: str = Field(default="", description="name of the MLflow experiment; default: the corpus")
 
 
 class LabelConfig(Section):

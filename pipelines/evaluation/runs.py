@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import yaml
 
 from models.decide.types import TextBank
@@ -14,6 +13,7 @@ from pipelines.classes import ClassSet
 from pipelines.config import LabelConfig, UsageError
 from pipelines.references import resolve
 from pipelines.tables.evidence import EvidenceStore
+from pipelines.text import text_bank
 
 
 @dataclass
@@ -47,18 +47,13 @@ class PastRun:
     @cached_property
     def text(self) -> TextBank:
         """The class set's prompts embedded, the mean over the templates of each text."""
-        from models.clip.text import TextEncoder
-
         clip = resolve(self.config.observe.clip.model)
         if clip.digest != self.clip_digest:
             raise UsageError(
                 f"{self.config.observe.clip.model} is not the model any more that made the evidence; "
                 "--baselines false leaves out what needs it"
             )
-        prompts, _ = self.classes.prompts()
-        embedded = TextEncoder(str(clip.path), "cpu").encode(prompts)
-        mean = embedded.reshape(-1, len(self.classes.templates), embedded.shape[-1]).mean(1)
-        return TextBank(mean / np.linalg.norm(mean, axis=1, keepdims=True), self.classes.texts()[1])
+        return text_bank(str(clip.path), self.classes)
 
     @cached_property
     def store(self) -> EvidenceStore:

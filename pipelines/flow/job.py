@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import yaml
 
 from models.decide.decide import DECIDE_VERSION
@@ -25,6 +24,7 @@ from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
 from pipelines.stages.read import ReadConfig
+from pipelines.text import text_bank
 
 # Images an actor hands to the models at once; reading the next ones goes on meanwhile.
 CHUNK_IMAGES = {"cpu": 4, "cuda": 16}
@@ -146,14 +146,8 @@ def embed_prompts(classes: ClassSet, models: Models) -> TextBank:
     import ray
 
     @ray.remote(num_cpus=0.5)
-    def embed() -> Any:
-        from models.clip.text import TextEncoder
-
-        prompts, _ = classes.prompts()
-        embedded = TextEncoder(models.path(models.clip), "cpu").encode(prompts)
-        # The mean over the templates is the text's embedding (prompt ensembling, Radford et al. 2021).
-        mean = embedded.reshape(-1, len(classes.templates), embedded.shape[-1]).mean(1)
-        return TextBank(mean / np.linalg.norm(mean, axis=1, keepdims=True), classes.texts()[1])
+    def embed() -> TextBank:
+        return text_bank(models.path(models.clip), classes)
 
     return ray.get(embed.remote())
 

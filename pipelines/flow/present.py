@@ -48,8 +48,8 @@ def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportB
                 builder.add(_item(row, guides[row["evidence_key"]]))
     text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     rows = (QuarantineRow(r["asset"], r["stage"], f"{r['error']}: {r['reason']}") for r in known.bad.values())
-    shown = [(name, value) for name, value in details.items() if name not in ("report", "failures") and value != {}]
-    numbers = {name: _flat(value) for name, value in shown}
+    told = [(name, value) for name, value in details.items() if name not in ("report", "failures") and value != {}]
+    numbers = {name: _flat(value) for name, value in told}
     return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows), builder
 
 
