@@ -21,13 +21,11 @@ class ClipTrainConfig:
     batch_prompts: int = field(default=256, metadata={"help": "prompts in a step of the text tower"})
     prompts: int = field(default=40000, metadata={"help": "different prompts that the text tower learns"})
     text_learning_rate: float = field(default=2e-3, metadata={"help": "AdamW, cosine over the wall time"})
-    image_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW, cosine over the wall time"})
+    image_learning_rate: float = field(default=4e-4, metadata={"help": "AdamW, cosine over the wall time"})
     tags: bool = field(default=True, metadata={"help": "learn from VOC's image tags; off: only from ImageNet's names"})
     rounds: int = field(default=2, metadata={"help": "rounds of dense self-training, each on maps of the one before"})
-    threshold: float = field(
-        default=0.3,
-        metadata={"help": "heat at which object and background are equally likely, 0..1; chosen on gold100"},
-    )
+    sam: str = field(default="models/pocket/sam", metadata={"help": "pocket SAM that sharpens seeds from round 2 on"})
+    sharpened: int = field(default=1200, metadata={"help": "photographs whose seeds are made anew from round 2 on"})
     max_steps: int = field(default=0, metadata={"help": "stop each phase after N steps; 0: when its time is over"})
     checkpoint_minutes: float = field(default=2.0, metadata={"help": "between two checkpoints, minutes"})
     resume: bool = field(default=False, metadata={"help": "go on from the checkpoints in the cache"})

@@ -4,6 +4,7 @@ Heat maps of the present classes, averaged over views, flow along the photograph
 and come back to the patch grid. A student that learns them from thousands of photographs averages their errors out.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -41,38 +42,36 @@ def refine_seeds(maps: Tensor, guide: np.ndarray) -> Tensor:
     return unit_maps(F.adaptive_avg_pool2d(torch.from_numpy(fine), (maps.shape[1], maps.shape[2])))
 
 
+def choose_photos(photos: Sequence[Photo], count: int, seed: int) -> list[int]:
+    """Tagged photographs in the order of self-training's need, at most `count`: few of a class before many of it."""
+    tagged = [i for i, photo in enumerate(photos) if photo.tags]
+    often = Counter(tag for i in tagged for tag in photos[i].tags or ())
+    tagged = [tagged[j] for j in np.random.default_rng(seed).permutation(len(tagged))]
+    seen: Counter[int] = Counter()
+    rank = {}
+    for i in tagged:
+        rarest = min(photos[i].tags or (), key=lambda tag: often[tag])
+        seen[rarest] += 1
+        rank[i] = seen[rarest]
+    return sorted(tagged, key=lambda i: rank[i])[:count]
+
+
 @torch.inference_mode()
-def make_seeds(caches: Sequence[FeatureCache], heat_of: Callable[[Tensor], Tensor]) -> Iterator[Tensor | None]:
-    """Seeds of every photograph in turn, float16 [tags, h, w] on the first cache's grid; None without tags.
+def make_seeds(
+    caches: Sequence[FeatureCache], heat_of: Callable[[Tensor], Tensor], rows: Sequence[int]
+) -> Iterator[tuple[int, Tensor]]:
+    """Seeds of some tagged photographs: their rows, and float16 [tags, h, w] on the first cache's grid.
 
     Args:
         caches: views of the same photographs.
         heat_of: cached features [1, 432, h, w] to scores of all classes [C, h, w].
     """
-    for i, photo in enumerate(caches[0].photos):
-        if not photo.tags:
-            yield None
-            continue
-        grid = (int(caches[0].grids[i][0]), int(caches[0].grids[i][1]))
-        total = torch.zeros(len(photo.tags), *grid)
+    for i in rows:
+        photo, grid = caches[0].photos[i], (int(caches[0].grids[i][0]), int(caches[0].grids[i][1]))
+        tags = list(photo.tags or ())
+        total = torch.zeros(len(tags), *grid)
         for cache in caches:
-            maps = heat_of(cache.get([i]).float())[list(photo.tags)]
+            maps = heat_of(cache.get([i]).float())[tags]
             maps = maps.flip(2) if cache.view.mirror else maps
             total += F.interpolate(maps[None], grid, mode="bilinear", antialias=True)[0]
-        yield refine_seeds(total, guide_of(photo, grid)).half()
-
-
-def soft_labels(seeds: Tensor, threshold: float, sharpness: float = 10.0) -> tuple[Tensor, Tensor]:
-    """Seeds to what a student learns.
-
-    Args:
-        seeds: float [K, h, w] in 0..1. threshold: the heat at which object and background are equally likely.
-
-    Returns:
-        probability of each tagged class float [K, h, w], and the weight of each patch float [h, w], small where the
-        seeds do not know.
-    """
-    strongest = seeds.amax(0)
-    object_probability = torch.sigmoid(sharpness * (strongest - threshold))
-    share = seeds.square() / seeds.square().sum(0).clamp_min(1e-6)
-    return object_probability * share, 0.1 + (2 * object_probability - 1).abs()
+        yield i, refine_seeds(total, guide_of(photo, grid)).half()

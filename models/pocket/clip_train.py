@@ -23,7 +23,8 @@ from models.pocket.clip_data import (
 from models.pocket.clip_export import export_clip
 from models.pocket.clip_image_train import ImageLoss, TextTargets
 from models.pocket.clip_net import start_as_linear, tokens_of_grid
-from models.pocket.clip_seeds import make_seeds
+from models.pocket.clip_sam_seeds import sharpen
+from models.pocket.clip_seeds import choose_photos, make_seeds
 from models.pocket.clip_teacher import ImageNetVoice, linear_teacher, pool, tag_matrix
 from models.pocket.clip_text_train import encode_texts, new_clip, prepare_text, train_text
 from models.pocket.fit import Phase, fit
@@ -37,6 +38,10 @@ SYNONYMS = {
     "potted plant": ("plant",), "tv monitor": ("television", "monitor"), "sheep": ("lamb",), "dog": ("puppy",),
     "cat": ("kitten",), "car": ("automobile",),
 }  # fmt: skip
+
+
+START_SCALE = 0.6
+"""The teacher's scores reach about 1.7 on an object; the tower's are to reach 1, like the seeds."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ def train(config: ClipTrainConfig, say: Say = print) -> ClipTrainResult:
     embed.head.load_state_dict(voice.head.state_dict())
     embed.head.requires_grad_(False)
     start_as_linear(model, linear)
+    with torch.no_grad():
+        model.visual_projection.weight.mul_(START_SCALE)
     export_clip(model, description, output)
 
     def heat(features: Tensor) -> Tensor:
@@ -122,8 +129,8 @@ def train(config: ClipTrainConfig, say: Say = print) -> ClipTrainResult:
 
     for number in range(config.rounds):
         name = f"image{number}"
-        seeds = _seeds(cache / f"seeds{number}.pt", caches[:2], heat, config.resume, say) if config.tags else None
-        loss = ImageLoss(model, caches, voice, text, config.batch_images, config.seed + number, seeds, config.threshold)
+        seeds = _seeds(config, number, cache / f"seeds{number}.pt", caches[:2], heat, say) if config.tags else None
+        loss = ImageLoss(model, caches, voice, text, config.batch_images, config.seed + number, seeds)
         minutes = config.minutes * 2 / 3 / config.rounds
         phase = Phase(name, cache, minutes, config.image_learning_rate, config.max_steps, config.checkpoint_minutes)
         chosen = [p for p in loss.parameters() if p.requires_grad]
@@ -145,15 +152,21 @@ def _teacher(
 
 
 def _seeds(
-    path: Path, caches: Sequence[FeatureCache], heat: Callable[[Tensor], Tensor], resume: bool, say: Say
-) -> list[Tensor | None]:
-    """Seeds of every photograph; read from `path` if a run before this one wrote them."""
-    if resume and path.exists():
-        return list(torch.load(path, weights_only=True))
-    seeds: list[Tensor | None] = []
-    for made in make_seeds(caches, heat):
-        seeds.append(made)
-        if len(seeds) % 500 == 0:
-            say(f"seeds: {len(seeds)} of {len(caches[0].photos)} photographs")
+    config: ClipTrainConfig, number: int, path: Path, caches: Sequence[FeatureCache],
+    heat: Callable[[Tensor], Tensor], say: Say,
+) -> dict[int, Tensor]:  # fmt: skip
+    """Seeds of all tagged photographs; later only of some, sharpened by SAM. Read from `path` if there."""
+    if config.resume and path.exists():
+        return dict(torch.load(path, weights_only=True))
+    photos = caches[0].photos
+    rows = choose_photos(photos, config.sharpened if number else len(photos), config.seed)
+    made = make_seeds(caches, heat, rows)
+    if number:
+        made = sharpen(made, caches[0], Path(config.sam))
+    seeds: dict[int, Tensor] = {}
+    for row, maps in made:
+        seeds[row] = maps
+        if len(seeds) % 200 == 0:
+            say(f"seeds {number}: {len(seeds)} of {len(rows)} photographs")
     torch.save(seeds, path)
     return seeds
