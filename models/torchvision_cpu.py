@@ -47,7 +47,7 @@ def ensure() -> None:
     if _kept_alive:
         return
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

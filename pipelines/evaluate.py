@@ -73,7 +73,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     comparison = Comparison(gold, runs, labels_classes, config.baselines)
     for batch in table.newest(COLUMNS, version=snapshot, batch_rows=BATCH_ROWS):
         comparison.add(batch.to_pylist())
-    where = {"labels": output, "snapshot": snapshot, "gold": config.gold.uri, "split": config.gold.split}
+    corpus = runs[first["run_id"]].config.corpus
+    where = {"labels": output, "corpus": corpus, "snapshot": snapshot}
+    where |= {"gold": config.gold.uri, "split": config.gold.split}
     return {**where, **comparison.result()}
 
 
@@ -115,7 +117,8 @@ def track(config: EvaluateConfig, numbers: dict[str, Any]) -> None:
     name = f"evaluate-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = storage.join(output, "evaluations", name)
     storage.write_bytes(storage.join(folder, "evaluation.json"), json.dumps(numbers, indent=2).encode())
-    with Tracker(settings.experiment, name, output, folder, uri=settings.uri, enabled=settings.enabled) as tracker:
+    experiment = settings.experiment or numbers["corpus"]
+    with Tracker(experiment, name, output, folder, uri=settings.uri, enabled=settings.enabled) as tracker:
         tracker.params(config.model_dump(mode="json"))
         tracker.tags({"job": "evaluate", "labels": output})
         tracker.metrics({key: value for key, value in numbers.items() if key != "snapshot"}, step=numbers["snapshot"])
