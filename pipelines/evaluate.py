@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     comparison = Comparison(gold, runs, labels_classes, config.baselines)
     for batch in table.newest(COLUMNS, version=snapshot, batch_rows=BATCH_ROWS):
         comparison.add(batch.to_pylist())
-    corpus = runs[first["run_id"]].config.corpus
+    corpus = runs[max(ids)].config.corpus
     where = {"labels": output, "corpus": corpus, "snapshot": snapshot}
     where |= {"gold": config.gold.uri, "split": config.gold.split}
     return {**where, **comparison.result()}
