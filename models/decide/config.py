@@ -58,7 +58,10 @@ class DecideConfig:
     guided_epsilon: float = _setting(0.001, "smoothing of the edge-aware filter, variance of colour 0..1", 1e-5, 0.1)
     # Masks
     component_threshold: float = _setting(0.25, "heat above this forms the components that look for masks", 0.05, 0.8)
-    mask_weight: float = _setting(0.55, "share of the mask bank against the heat inside the fused map", 0.0, 1.0)
+    core_share: float = _setting(
+        0.4, "share of masks that fit the hot cores of components (cut halfway between the threshold and 1)", 0.0, 1.0
+    )
+    mask_weight: float = _setting(0.6, "share of the mask bank against the heat inside the fused map", 0.0, 1.0)
     mask_top: int = _setting(3, "how many bank masks are averaged for each component", 1, 16)
     mask_min_overlap: float = _setting(0.2, "a mask must reach this soft IoU with the component's heat", 0.0, 0.9)
     mask_sharpness: float = _setting(2.0, "power of fit times quality that weighs the averaged masks", 0.0, 8.0)
@@ -66,7 +69,7 @@ class DecideConfig:
         0.4, "share of region voting (every mask votes by contrast of heat) in what the bank says", 0.0, 1.0
     )
     # Fusion with the background
-    background_threshold: float = _setting(0.4, "fused strength below this is background", 0.05, 0.9)
+    background_threshold: float = _setting(0.42, "fused strength below this is background", 0.05, 0.9)
     # Weak labels
     point_radius_px: float = _setting(2.0, "radius of the hard seed around a point, grid pixels", 0.0, 8.0)
     seed_weight: float = _setting(0.5, "share of what points and scribbles spread to, against text and masks", 0.0, 1.0)
