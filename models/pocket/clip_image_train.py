@@ -82,7 +82,7 @@ class ImageLoss(nn.Module):
             out = tokens_of_grid(self.model[0], embed.mix(deep, features[:, : -embed.head.in_channels]))
         out = out.float()
         image, patches = F.normalize(out[:, 0], dim=1), out[:, 1:]
-        loss = self._open_vocabulary(image, patches, voice, voice_global)
+        loss = self._open_vocabulary(image, patches, voice, voice_global, self.tagged[rows])
         if bool(self.tagged[rows].any()):
             loss = loss + self._tags(image, rows, text, voice_global)
             if self.seeds:
@@ -90,12 +90,17 @@ class ImageLoss(nn.Module):
                 loss = loss + self._dense(patches.unflatten(1, features.shape[2:]), rows, text, mirrored)
         return loss
 
-    def _open_vocabulary(self, image: Tensor, patches: Tensor, voice: Tensor, voice_global: Tensor) -> Tensor:
-        """What ImageNet says stays heard: as dot products with its names for patches, as a direction for images."""
-        names = self.voice[0].names[::4] if self.seed % 2 else self.voice[0].names[1::4]
+    def _open_vocabulary(
+        self, image: Tensor, patches: Tensor, voice: Tensor, voice_global: Tensor, tagged: Tensor
+    ) -> Tensor:
+        """What ImageNet says stays heard: as dot products with its names for patches, as a direction for images.
+
+        Where there are no tags its voice is all there is; else images of anything would drift to the tagged classes.
+        """
+        names = self.voice[0].names[self.seed % 4 :: 4]
         difference = (patches - 2.0 * voice) @ names.T
-        sure = voice_global.norm(dim=1)
-        return 2.0 * difference.square().mean() + (sure * (1 - F.cosine_similarity(image, voice_global))).mean()
+        weight = torch.where(tagged, voice_global.norm(dim=1), 3.0)
+        return 2.0 * difference.square().mean() + (weight * (1 - F.cosine_similarity(image, voice_global))).mean()
 
     def _tags(self, image: Tensor, rows: list[int], text: Tensor, voice_global: Tensor) -> Tensor:
         known = self.tagged[rows]

@@ -103,6 +103,8 @@ def train(config: ClipTrainConfig, say: Say = print) -> ClipTrainResult:
     others = other_photos(data)
     if config.photos:
         photos, others = photos[: config.photos], others[: config.photos // 2]
+    if not config.tags:
+        photos = [Photo(photo.path, None) for photo in photos]
     caches = build_caches([*photos, *others], VIEWS[: 1 if config.photos else len(VIEWS)], cache, say)
 
     def encode(words: list[str]) -> Tensor:
@@ -129,10 +131,11 @@ def train(config: ClipTrainConfig, say: Say = print) -> ClipTrainResult:
 
     for number in range(config.rounds):
         name = f"image{number}"
-        seeds = _seeds(config, number, cache / f"seeds{number}.pt", caches[:2], heat, say) if config.tags else None
+        seeds = _seeds(config, number, cache / f"seeds{number}.pt", caches[:2], heat, say)
         loss = ImageLoss(model, caches, voice, text, config.batch_images, config.seed + number, seeds)
         minutes = config.minutes * 2 / 3 / config.rounds
-        phase = Phase(name, cache, minutes, config.image_learning_rate, config.max_steps, config.checkpoint_minutes)
+        rate = config.image_learning_rate * (1.0 if number == 0 else 0.6)
+        phase = Phase(name, cache, minutes, rate, config.max_steps, config.checkpoint_minutes)
         chosen = [p for p in loss.parameters() if p.requires_grad]
         model.train()
         losses[name] = fit(phase, loss, chosen, loss, config.resume, say)
@@ -146,9 +149,8 @@ def _teacher(
 ) -> torch.nn.Linear:
     say("teacher: one pass over the features")
     tags, known = tag_matrix(cache, len(VOC_NAMES))
-    used = tags[known] if config.tags else tags[:0]
     steps = min(800, config.max_steps or 800)
-    return linear_teacher(pool(cache, voice, config.seed), voice, text.mean(), used, steps, config.seed)
+    return linear_teacher(pool(cache, voice, config.seed), voice, text.mean(), tags[known], steps, config.seed)
 
 
 def _seeds(
