@@ -23,7 +23,10 @@ def join(url: str, *parts: str) -> str:
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of an address, and the address in that file system's own terms."""
-    fs, path = fsspec.core.url_to_fs(url)
+    # Other processes write here too: a remembered listing would hide their files.
+    options = {"use_listings_cache": False} if "://" in url and "::" not in url else {}
+    fs, path = fsspec.core.url_to_fs(url, **options)
+    fs.invalidate_cache()
     return fs, cast(str, path)
 
 
@@ -43,8 +46,6 @@ def exists(url: str) -> bool:
 def list_files(url: str) -> list[str]:
     """Addresses of the files directly under a folder, sorted; an absent folder has none."""
     fs, path = filesystem(url)
-    # Listings are cached by fsspec, and other processes write here.
-    fs.invalidate_cache()
     if not fs.isdir(path):
         return []
     scheme = url.split("://", 1)[0] + "://" if "://" in url else ""
