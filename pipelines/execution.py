@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.flow.stop import RunFailed
 from pipelines.stages.base import Resources
 
 # Actors hold less than a whole CPU each, so that the small tasks beside them (writing shards, the coordinator) always
@@ -86,17 +87,33 @@ def start_ray(address: str, object_store_mb: int) -> None:
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}},
     }
     if address:
-        ray.init(address=address, **common)
+        _connect({"address": address, **common})
         return
     # A plain ray.init leaves a token file behind that a later `ray start` would take as a wish for authentication.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=object_store_mb * 1024 * 1024,
-        _temp_dir=os.environ.get("RAY_TMPDIR"),
-        **common,
+    _connect(
+        {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": object_store_mb * 1024 * 1024,
+            "_temp_dir": os.environ.get("RAY_TMPDIR"),
+            **common,
+        }
     )
+
+
+def _connect(options: dict[str, Any]) -> None:
+    """ray.init, tried twice: on a machine that is busy, Ray gives up on its own processes after half a minute."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if last:
+                raise RunFailed(f"Ray cannot be started or reached ({options['address']}): {error}") from error
 
 
 def set_up_data(verbose: bool = False) -> None:

@@ -158,7 +158,7 @@ def _decide(
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=min(0.9, cpus * 0.9 / actors),
     )
-    progress = Progress("decide", len(work), run.config.execution.progress_seconds)
+    progress = Progress("decide", len(work), run.config.execution.progress_seconds, actors)
     files = []
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():

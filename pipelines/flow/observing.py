@@ -99,7 +99,8 @@ def observe(run: Run, rows: Sequence[Wanted], known: Known, pools: Sequence[Pool
     limit = run.config.budget_images
     if limit is not None and limit < len(todo):
         todo, result.out_of_budget = todo[:limit], True
-    progress = Progress("observe", len(todo), run.config.execution.progress_seconds)
+    every = run.config.execution.progress_seconds
+    progress = Progress("observe", len(todo), every, run.layout.actors)
     bound = run.layout.in_flight(len(pools))
     say(
         f"observe: {len(todo):,} images on {run.layout.actors} {run.layout.device} actors; "

@@ -7,13 +7,17 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts images done, and says the rate, the time left and how many went to quarantine. total: None if unknown."""
+    """Counts images done, and says the rate, the time left and how many went to quarantine.
 
-    def __init__(self, step: str, total: int | None, every_seconds: float) -> None:
-        self.step, self.total, self.every_seconds = step, total, every_seconds
+    total: images, None if unknown. workers: how many bring results at once.
+    """
+
+    def __init__(self, step: str, total: int | None, every_seconds: float, workers: int = 1) -> None:
+        self.step, self.total, self.every_seconds, self.workers = step, total, every_seconds, workers
+        self.results = 0
         self.done = self.quarantined = 0
         self.started = self.last = time.monotonic()
-        # The rate counts from the first result on: before it, workers start and models load.
+        # The rate counts from when every worker had time for a first result: before, they start and load models.
         self.first: tuple[float, int] | None = None
         self.bar = tqdm(total=total, desc=step, unit="image", disable=not sys.stderr.isatty())
 
@@ -21,7 +25,8 @@ class Progress:
         self.done += images
         self.quarantined += quarantined
         now = time.monotonic()
-        if self.first is None:
+        self.results += 1
+        if self.results == self.workers:
             self.first = (now, self.done)
         self.bar.update(images)
         if self.bar.disable and (now - self.last >= self.every_seconds or self.done == self.total):
@@ -32,7 +37,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Images a second since the first result; over all the time while there is only one."""
+        """Images a second since all workers are at work; over all the time before."""
         now = time.monotonic()
         if self.first and self.done > self.first[1] and now > self.first[0]:
             return (self.done - self.first[1]) / (now - self.first[0])
