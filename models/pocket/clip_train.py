@@ -89,6 +89,8 @@ def train(config: ClipTrainConfig, say: Say = print) -> ClipTrainResult:
     1. The text tower learns MiniLM's embeddings of prompts.
     2. A linear map of ImageNet's features learns ImageNet's names and VOC's tags; the image tower starts as this map.
     3. Rounds of self-training: heat maps of the present classes, refined along colours, are what the tower learns.
+       What is exported, and goes on, is the mean of the weights after each round (Wortsman et al., "Model Soups", ICML
+       2022): it was better on gold100 than either round.
 
     Raises:
         FileNotFoundError: no VOC in `data`. ImportError: the `pretrain` extra is not installed.
@@ -129,6 +131,7 @@ def train(config: ClipTrainConfig, say: Say = print) -> ClipTrainResult:
             patches = tokens_of_grid(model, grid)[0, 1:].float()
         return (patches @ text.mean().T).T.unflatten(1, grid.shape[2:])
 
+    towers: list[dict[str, Tensor]] = []
     for number in range(config.rounds):
         name = f"image{number}"
         seeds = _seeds(config, number, cache / f"seeds{number}.pt", caches[:2], heat, say)
@@ -140,6 +143,9 @@ def train(config: ClipTrainConfig, say: Say = print) -> ClipTrainResult:
         model.train()
         losses[name] = fit(phase, loss, chosen, loss, config.resume, say)
         model.eval()
+        towers.append({key: value.clone() for key, value in loss.tower.state_dict().items()})
+        loss.tower.load_state_dict({key: torch.stack([t[key] for t in towers]).mean(0) for key in towers[0]
+                                    if towers[0][key].is_floating_point()}, strict=False)  # fmt: skip
         export_clip(model, description, output)
     return ClipTrainResult(losses, output / "model.safetensors")
 
