@@ -31,7 +31,7 @@ def fit(
     phase: Phase, modules: nn.Module, parameters: Iterable[nn.Parameter], loss_of: Callable[[int], Tensor],
     resume: bool = False, report: Callable[[str], None] = print,
 ) -> list[float]:  # fmt: skip
-    """AdamW with warm-up and cosine decay over the wall time; returns the loss of each step, also those before a resume.
+    """AdamW with warm-up and cosine decay over the wall time; returns the loss of each step, before a resume too.
 
     Args:
         modules: what is saved and restored.

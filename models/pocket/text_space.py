@@ -79,7 +79,7 @@ class TextSpace:
 
 
 def cut_tokenizer(texts: list[str], folder: Path) -> list[int]:
-    """Write a tokenizer with about VOCABULARY pieces of MiniLM's: what the texts use, single characters, frequent words.
+    """Write a tokenizer with VOCABULARY pieces of MiniLM's: what the texts use, single characters, frequent words.
 
     Any word can be spelt (in characters at worst), so that unknown class names stay apart from each other.
 
