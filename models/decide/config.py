@@ -25,7 +25,7 @@ class DecideConfig:
     )
     softmax_temperature: float = _setting(0.05, "temperature of heat_scale=softmax", 0.005, 1.0)
     background_words_weight: float = _setting(
-        0.6, "how much of the best background word's score is taken off every class", 0.0, 1.0
+        0.3, "how much of the best background word's score is taken off every class", 0.0, 1.0
     )
     # Which classes compete when no tags are known
     presence_threshold: float = _setting(
@@ -45,31 +45,28 @@ class DecideConfig:
     )
     presence_max_classes: int = _setting(4, "at most so many classes in an image without tags (0: all)", 0, 32)
     # Refinement to image edges
-    grid_px: int = _setting(88, "longer side of the grid that decisions are made on, pixels", 32, 352)
+    grid_px: int = _setting(64, "longer side of the grid that decisions are made on, pixels", 32, 352)
     par_strength: float = _setting(1.0, "share of pixel-adaptive refinement in the heat (0: off)", 0.0, 1.0)
-    par_iterations: int = _setting(10, "iterations of pixel-adaptive refinement", 0, 40)
-    par_dilations: tuple[int, ...] = _setting((1, 2, 4, 8, 12), "neighbour distances of the refinement, grid pixels")
-    par_color_weight: float = _setting(0.3, "w1: how sharply colour differences cut the refinement", 0.05, 2.0)
+    par_iterations: int = _setting(12, "iterations of pixel-adaptive refinement", 0, 40)
+    par_dilations: tuple[int, ...] = _setting((1, 2, 4, 8), "neighbour distances of the refinement, grid pixels")
+    par_color_weight: float = _setting(0.15, "w1: how sharply colour differences cut the refinement", 0.05, 2.0)
     par_position_weight: float = _setting(0.01, "w2: weight of the position term of the refinement", 0.0, 0.5)
     guided_strength: float = _setting(
-        1.0, "share of the edge-aware filter in the upsampled map (0: bilinear)", 0.0, 1.0
+        0.5, "share of the edge-aware filter in the upsampled map (0: bilinear)", 0.0, 1.0
     )
-    guided_radius_px: int = _setting(4, "window radius of the edge-aware filter, grid pixels", 1, 16)
-    guided_epsilon: float = _setting(0.001, "smoothing of the edge-aware filter, variance of colour 0..1", 1e-5, 0.1)
+    guided_radius_px: int = _setting(2, "window radius of the edge-aware filter, grid pixels", 1, 16)
+    guided_epsilon: float = _setting(0.0003, "smoothing of the edge-aware filter, variance of colour 0..1", 1e-5, 0.1)
     # Masks
-    component_threshold: float = _setting(0.25, "heat above this forms the components that look for masks", 0.05, 0.8)
-    core_share: float = _setting(
-        0.4, "share of masks that fit the hot cores of components (cut halfway between the threshold and 1)", 0.0, 1.0
-    )
-    mask_weight: float = _setting(0.6, "share of the mask bank against the heat inside the fused map", 0.0, 1.0)
+    component_threshold: float = _setting(0.7, "heat above this forms the components that look for masks", 0.05, 0.95)
+    mask_weight: float = _setting(0.7, "share of the mask bank against the heat inside the fused map", 0.0, 1.0)
     mask_top: int = _setting(3, "how many bank masks are averaged for each component", 1, 16)
     mask_min_overlap: float = _setting(0.2, "a mask must reach this soft IoU with the component's heat", 0.0, 0.9)
-    mask_sharpness: float = _setting(2.0, "power of fit times quality that weighs the averaged masks", 0.0, 8.0)
+    mask_sharpness: float = _setting(1.0, "power of fit times quality that weighs the averaged masks", 0.0, 8.0)
     region_share: float = _setting(
-        0.4, "share of region voting (every mask votes by contrast of heat) in what the bank says", 0.0, 1.0
+        0.6, "share of region voting (every mask votes by contrast of heat) in what the bank says", 0.0, 1.0
     )
     # Fusion with the background
-    background_threshold: float = _setting(0.42, "fused strength below this is background", 0.05, 0.9)
+    background_threshold: float = _setting(0.45, "fused strength below this is background", 0.05, 0.9)
     # Weak labels
     point_radius_px: float = _setting(2.0, "radius of the hard seed around a point, grid pixels", 0.0, 8.0)
     seed_weight: float = _setting(0.5, "share of what points and scribbles spread to, against text and masks", 0.0, 1.0)

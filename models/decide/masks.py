@@ -48,24 +48,11 @@ def components(heat: Maps, threshold: float) -> tuple[list[Maps], list[int]]:
 def component_masks(heat: Maps, masks: Maps, quality: npt.NDArray[np.float32], config: DecideConfig) -> Maps:
     """For each class, the masks that fit the components of its heat: float32 [K, h, w], 0..1.
 
-    Components are cut at component_threshold and, halfway from there to 1, at the hot cores, which parts neighbours
-    that the lower cut joins; both readings are averaged.
-    """
-    low = config.component_threshold
-    levels = [_masks_at(heat, masks, quality, level, config) for level in (low, (1 + low) / 2)]
-    return np.asarray((1 - config.core_share) * levels[0] + config.core_share * levels[1], np.float32)
-
-
-def _masks_at(
-    heat: Maps, masks: Maps, quality: npt.NDArray[np.float32], threshold: float, config: DecideConfig
-) -> Maps:
-    """component_masks for components cut at one threshold.
-
     Each component takes the weighted mean of the `mask_top` masks with the best soft overlap (times quality [M], 0..1);
     one that no mask fits keeps its own heat.
     """
     out = np.zeros_like(heat)
-    parts, rows = components(heat, threshold)
+    parts, rows = components(heat, config.component_threshold)
     if not parts:
         return out
     stacked = np.stack(parts)
