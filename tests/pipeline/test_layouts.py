@@ -1,8 +1,10 @@
 """The same photographs through every layout, on disk and on a real S3 server, and as a submitted job."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -195,6 +197,9 @@ def test_ray_job_submit(job: Job, photos: Path, tmp_path: Path) -> None:
         assert json.loads(line)["labeled"] == IMAGES
         assert len(label_rows(output, ["asset"])) == IMAGES
     finally:
-        os.killpg(head.pid, 15)
-        head.wait(30)
+        os.killpg(head.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            head.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
         shutil.rmtree(temporary, ignore_errors=True)
