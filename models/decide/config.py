@@ -70,8 +70,8 @@ class DecideConfig:
     # Weak labels
     point_radius_px: float = _setting(2.0, "radius of the hard seed around a point, grid pixels", 0.0, 8.0)
     seed_weight: float = _setting(0.5, "share of what points and scribbles spread to, against text and masks", 0.0, 1.0)
-    box_weight: float = _setting(0.75, "share of a box's shape prior and best mask, against text", 0.0, 1.0)
-    seed_mask_share: float = _setting(0.6, "share of masks that hold the seeds against like-looking patches", 0.0, 1.0)
+    box_weight: float = _setting(0.8, "share of a box's shape prior and best mask, against text", 0.0, 1.0)
+    seed_mask_share: float = _setting(0.8, "share of masks that hold the seeds against like-looking patches", 0.0, 1.0)
     seed_flow_weight: float = _setting(0.9, "greatest share of what flows from seeds along like colours", 0.0, 1.0)
     seed_flow_mass: float = _setting(
         0.3, "a pixel that gathers this much from seeds gets half of that share", 0.01, 2.0
@@ -86,7 +86,7 @@ class DecideConfig:
         0.5, "strength at which a class and background are equally likely; calibrates the confidence", 0.05, 0.95
     )
     confidence_temperature: float = _setting(
-        0.18, "strength difference that moves the odds by e; calibrates the confidence", 0.01, 1.0
+        0.11, "strength difference that moves the odds by e; calibrates the confidence", 0.01, 1.0
     )
     keep_policy: Literal["fixed", "dynamic"] = _setting(
         "dynamic", "which pixels a reader should use: above keep_threshold, or above a threshold that follows the image"
