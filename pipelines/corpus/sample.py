@@ -25,6 +25,20 @@ PHOTOGRAPHS = (
 )
 
 
+# What a person who knows the photographs would tag them with: the sample shows labeling from image tags.
+TAGS = {
+    "astronaut.png": ("person",),
+    "chelsea.png": ("cat",),
+    "coffee.png": ("cup",),
+    "motorcycle_left.png": ("motorcycle",),
+    "motorcycle_right.png": ("motorcycle",),
+    "rocket.jpg": ("rocket",),
+    "china.jpg": ("building",),
+    "flower.jpg": ("flower",),
+    "grace_hopper.jpg": ("person",),
+}
+
+
 class SampleCorpus(Corpus):
     """Nine photographs out of scikit-image, scikit-learn and matplotlib; none of the packages is imported."""
 
@@ -40,4 +54,6 @@ class SampleCorpus(Corpus):
                 raise CorpusError(f"the sample photographs need the package {package}: pip install it")
             for name in files:
                 uri = str(Path(spec.submodule_search_locations[0]) / folder / name)
-                yield Asset(f"{package}/{name}", uri, *facts(uri), tags={"source": terms})
+                tags = [{"class": tag, "present": True} for tag in TAGS[name]]
+                weak = {"tags": tags, "tags_complete": True, "unknown_classes": "ignore"}
+                yield Asset(f"{package}/{name}", uri, *facts(uri), weak, {"source": terms})
