@@ -73,9 +73,9 @@ def encode(evidence: Evidence) -> dict[str, Any]:
     scale a direction); all directions where there are no more than that. Masks: 16 levels, two in a byte. Guide: JPEG.
 
     With the pocket models a photograph takes about 58 KB of features (instead of 440), 90 KB of masks (23 KB once the
-    table's zstd has been over them) and 35 KB of guide. Measured on photographs: 8 % of the features' length is lost,
-    but word scores of patches move by about 1 % of their range at most; a mask's probability moves by 8/255 at most,
-    and never across one half.
+    table's zstd has been over them) and 35 KB of guide. Measured on photographs: 5 to 9 % of the features' length is
+    lost, but word scores of patches move by 2 to 4 % of their range at most; a mask's probability moves by 8/255 at
+    most, and never across one half.
 
     Columns: height, width int; grid [h, w, D, rank]; features, features_scale, embedding, masks, guide bytes;
     mask_shape [M, mh, mw]; mask_iou, mask_stability list of float; mask_source list of int.
