@@ -8,6 +8,7 @@ import pytest
 from jobs import Job, write_crops
 from PIL import Image
 
+from models.decide.config import HEAT_ONLY
 from pipelines import evaluate
 
 
@@ -34,7 +35,8 @@ def test_labels_beside_what_they_must_beat(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     output = tmp_path / "out" / "labels-of-voc"
     arguments = ("--corpus", f"voc:{layout}", "--split", "val", "--weak", "tags", "--output", output)
-    done = job(*arguments, "--decide.mask_weight", 0, "--decide.par_strength", 0, "--decide.guided_strength", 0)
+    heat_alone = [text for name, value in HEAT_ONLY.items() for text in (f"--decide.{name}", value)]
+    done = job(*arguments, *heat_alone)
     assert done.code == 0, done.err
     code = evaluate.main(["--labels", str(output), "--gold.uri", f"voc:{layout}", "--gold.split", "val"])
     printed = capsys.readouterr()
@@ -52,7 +54,7 @@ def test_labels_beside_what_they_must_beat(
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{output.parent}/mlflow.db")
-    experiment = client.get_experiment_by_name("maskstream")
+    experiment = client.get_experiment_by_name(f"voc:{layout}")
     assert experiment is not None
     (logged,) = client.search_runs([experiment.experiment_id])
     assert logged.data.metrics["miou"] == pytest.approx(found["miou"])
