@@ -134,7 +134,10 @@ class LabelConfig(Section):
     from_evidence: bool = Field(
         default=False, description="decide only, from evidence that is there; no model sees an image"
     )
-    budget: Duration | None = Field(default=None, ge=0, description="stop cleanly after this time: 2h, 30m, 90s")
+    retry_quarantined: bool = Field(False, description="read again what is in quarantine for good")
+    budget: Duration | None = Field(
+        default=None, ge=0, description="stop observing after this time (2h, 30m, 90s), and publish what is done"
+    )
     budget_images: int | None = Field(default=None, ge=0, description="stop cleanly after observing this many images")
     pools: Literal["joint", "split"] = Field(
         default="joint", description="all models in every actor, or a pool for each model"

@@ -1,9 +1,10 @@
 """How a plan is laid out on a Ray cluster: how many actors, what each holds, and Ray Data's own settings."""
 
-import json
 import logging
+import math
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from pipelines.flow.stop import RunFailed
@@ -13,9 +14,8 @@ from pipelines.stages.base import Resources
 # find room: with whole ones, a machine of two cores and two actors waits for itself for ever.
 ACTOR_CPUS = 0.75
 WRITER_CPUS = 0.2
-# Ray counts a hang as an error after this; its own default is half an hour.
-NO_PROGRESS_SECONDS = 600
-# An image whose process dies costs three restarts, and Ray must not give up before.
+# Ray counts a hang as an error when no block moved for so long. A block of 64 images on a slow CPU takes its time.
+NO_PROGRESS_SECONDS = 3600
 GPU_ROWS_PER_SHARD = 64
 CPU_ROWS_PER_SHARD = 16
 
@@ -51,7 +51,8 @@ def layout(cpus: float, gpus: float, device: str, actors: str | int, rows_per_sh
         raise ValueError("execution.device is cuda, but the cluster has no GPU: use auto or cpu")
     if device == "cuda":
         count = int(gpus) if actors == "auto" else int(actors)
-        share = min(1.0, gpus / count)
+        # Whole actors have to fit on a GPU: two GPUs and three actors are a half for each, not two thirds.
+        share = 1.0 / math.ceil(count / gpus)
         return Layout(count, Resources(ACTOR_CPUS, share), device, rows_per_shard or GPU_ROWS_PER_SHARD)
     count = max(1, int(cpus)) if actors == "auto" else int(actors)
     share = min(ACTOR_CPUS, cpus * ACTOR_CPUS / count)
@@ -59,7 +60,10 @@ def layout(cpus: float, gpus: float, device: str, actors: str | int, rows_per_sh
 
 
 def local_resources() -> tuple[float, float]:
-    """CPUs and GPUs of this machine, for a plan made before any cluster is started."""
+    """CPUs and GPUs of this machine that we may use, for a plan made before any cluster is started."""
+    cpus = float(len(os.sched_getaffinity(0)))
+    if version("torch").endswith("+cpu"):
+        return cpus, 0.0
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
     if gpus is not None:
         count = len([name for name in gpus.split(",") if name.strip() not in ("", "-1")])
@@ -67,7 +71,7 @@ def local_resources() -> tuple[float, float]:
         from pathlib import Path
 
         count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return float(len(os.sched_getaffinity(0))), float(count)
+    return cpus, float(count)
 
 
 def start_ray(address: str, object_store_mb: int) -> None:
@@ -91,10 +95,13 @@ def start_ray(address: str, object_store_mb: int) -> None:
         return
     # A plain ray.init leaves a token file behind that a later `ray start` would take as a wish for authentication.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    cpus, gpus = local_resources()
     _connect(
         {
             "address": "local",
             "include_dashboard": False,
+            "num_cpus": int(cpus),
+            "num_gpus": int(gpus),
             "object_store_memory": object_store_mb * 1024 * 1024,
             "_temp_dir": os.environ.get("RAY_TMPDIR"),
             **common,
@@ -116,7 +123,7 @@ def _connect(options: dict[str, Any]) -> None:
                 raise RunFailed(f"Ray cannot be started or reached ({options['address']}): {error}") from error
 
 
-def set_up_data(verbose: bool = False) -> None:
+def set_up_data() -> None:
     """Ray Data's settings for our jobs."""
     import ray
 
@@ -127,8 +134,7 @@ def set_up_data(verbose: bool = False) -> None:
     # Rows come back in the order they are done: a slow image must not hold back the others.
     context.execution_options.preserve_order = False
     context.max_errored_blocks = 0
-    if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def cluster_resources() -> tuple[float, float]:
@@ -141,9 +147,3 @@ def cluster_resources() -> tuple[float, float]:
 def inside_cluster() -> bool:
     """Whether a cluster to connect to is known from the environment, as in a submitted job."""
     return bool(os.environ.get("RAY_ADDRESS"))
-
-
-def job_id() -> str:
-    """The id of the Ray job that we run in, or "" for a plain process."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    return str(job.get("metadata", {}).get("job_submission_id", ""))

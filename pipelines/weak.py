@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.evidence import Hints
 from pipelines import weak_items as items
 from pipelines.classes import ClassSet
 from pipelines.weak_maps import class_ids
@@ -36,6 +35,8 @@ ABOUT = ("unknown_classes", "problems")
 KEYS = ("tags", "tags_complete", "points", "scribbles", "boxes", "maps", *ABOUT)
 Weak = dict[str, Any]
 Size = tuple[int, int]
+# A hint further out than any image is wide is no place.
+MAX_PIXEL = 1e6
 
 
 @dataclass(frozen=True)
@@ -143,14 +144,30 @@ def weak_digest(weak: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(weak, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
 
 
-def hints(weak: Mapping[str, Any]) -> Hints:
-    """The places that validated weak labels point at, without their classes: prompts for the mask bank."""
-    things = [point for point in weak.get("points", ()) if point["positive"] and point["class"] != "background"]
-    points = [(point["x"], point["y"]) for point in things]
-    lines = [line for line in weak.get("scribbles", ()) if line["class"] != "background"]
-    points += [tuple(line["xy"][len(line["xy"]) // 2]) for line in lines]
-    boxes = [b["box"] for b in weak.get("boxes", ())]
-    return Hints(np.array(points, np.float32).reshape(-1, 2), np.array(boxes, np.float32).reshape(-1, 4))
+def hints(weak: Mapping[str, Any]) -> str:
+    """Where the weak labels point, whatever classes they name and whether the class set knows them: JSON
+    [points, boxes] in full-size pixels, "" for none. So a class that is added later asks for no new evidence."""
+    points = [p for p in _items(weak, "points") if p.get("positive") is not False]
+    spots = [[p.get("x"), p.get("y")] for p in points if p.get("class") != "background"]
+    for scribble in _items(weak, "scribbles"):
+        line = scribble.get("xy")
+        if isinstance(line, list) and line and scribble.get("class") != "background":
+            spots.append(line[len(line) // 2])
+    boxes = [box.get("box") for box in _items(weak, "boxes")]
+    found = [[spot for spot in spots if _numbers(spot, 2)], [box for box in boxes if _numbers(box, 4)]]
+    return json.dumps(found) if any(found) else ""
+
+
+def _items(weak: Mapping[str, Any], form: str) -> list[Mapping[str, Any]]:
+    given = weak.get(form)
+    return [item for item in given if isinstance(item, Mapping)] if isinstance(given, list | tuple) else []
+
+
+def _numbers(values: object, count: int) -> bool:
+    """Whether these are `count` numbers that can be pixels."""
+    if not isinstance(values, list | tuple) or len(values) != count:
+        return False
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < MAX_PIXEL for v in values)
 
 
 def to_arrays(weak: Mapping[str, Any], class_set: ClassSet, height: int, width: int) -> "WeakArrays":

@@ -33,8 +33,8 @@ class Plan:
     reused: int = 0
 
 
-def plan(run: Run, rows: Sequence[Wanted], known: Known, vanished: Sequence[dict[str, Any]]) -> Plan:
-    """What the newest snapshot lacks: everything whose label key is not the one it should be."""
+def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
+    """What the newest snapshot lacks: everything whose label key is not the one it should be, and what has to go."""
     current = {}
     for batch in run.labels.newest(["asset", "label_key", "evidence_key"], batch_rows=4096):
         for row in batch.to_pylist():
@@ -66,9 +66,10 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known, vanished: Sequence[dict
                 "cause": cause,
             }
         )
-    for row in vanished:
-        if row["asset"] in current:
-            result.removals.append({"asset": row["asset"], "uri": row["uri"], "cause": "vanished"})
+    gone = run.manifest.gone()
+    result.removals += [
+        {"asset": asset, "uri": gone[asset], "cause": "vanished"} for asset in current if asset in gone
+    ]
     # One task reads few shards.
     result.work.sort(key=lambda row: (row["shard"], row["asset"]))
     return result
@@ -118,8 +119,7 @@ def _staged(run: Run, prefix: str, work: list[dict[str, Any]]) -> tuple[list[Dat
         assets = {asset for asset, _ in pairs}
         fresh = table.num_rows and table["sequence"][0].as_py() > newest
         if not fresh or not pairs <= wanted or assets & have:
-            storage.remove(url)
-            continue
+            continue  # Of another split or of older weak labels; it is in nobody's way.
         fs, path = storage.filesystem(url)
         files.append(DataFile(url.rsplit("/", 1)[-1], int(fs.size(path)), table.num_rows))
         have |= assets

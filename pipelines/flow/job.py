@@ -24,6 +24,7 @@ from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
 from pipelines.stages.read import ReadConfig
+from pipelines.tables.evidence import EvidenceStore
 from pipelines.text import text_bank
 
 # Images an actor hands to the models at once; reading the next ones goes on meanwhile.
@@ -50,21 +51,21 @@ def label_corpus(config: LabelConfig) -> Outcome:
         rows = timed(run, "list", lambda: listing.list_corpus(run))
     except CorpusError as error:
         raise UsageError(str(error)) from error
-    known = observing.look_up(run, rows)
+    known = observing.look_up(run, rows, merge=not config.dry_run)
     if config.dry_run:
         return _dry_run(run, rows, known, models)
     _record_inputs(run)
-    vanished = listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
+    listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
     observed = Observed()
     if known.todo and not config.from_evidence:
         _start_ray(config)
         observed = timed(run, "observe", lambda: observing.observe(run, rows, known, _pools(run, models)))
-        known = observing.look_up(run, rows, passing=True)
+        known = observing.look_up(run, rows)
         listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
         say("observe: " + observing.describe(observed))
-    todo = deciding.plan(run, rows, known, vanished)
+    todo = deciding.plan(run, rows, known)
     decided = timed(run, "decide", lambda: _decide(run, todo, models))
-    run.quarantine.replace([_quarantine_row(row) for row in known.bad.values()], run.run_id)
+    run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
     return _finish(run, rows, known, observed, decided, todo)
 
 
@@ -86,9 +87,20 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
     observe = asdict(config.observe)
     # The address of a model may change, its content may not.
     observe["clip"]["model"], observe["sam"]["model"] = clip.digest, sam.digest
-    observe_id = digest([observe, ALGORITHM_VERSION, ENCODING_VERSION, layout.device])
+    # Numbers differ between devices. Deciding alone takes what evidence there is, wherever it was made.
+    profiles = sorted(("cpu", "cuda"), key=lambda device: device != layout.device)
+    ids = [digest([observe, ALGORITHM_VERSION, ENCODING_VERSION, device]) for device in profiles]
+    observe_id = ids[0]
+    if config.from_evidence:
+        folder = storage.join(storage.absolute(config.output), "evidence")
+        there = [one for one in ids if storage.list_files(EvidenceStore(folder, one).url)]
+        observe_id = (there or ids)[0]
     decide_digest = digest([config_digest(config.decide), DECIDE_VERSION, clip.digest])
     run = Run(config, classes, observe_id, decide_digest, {"clip": clip.digest, "sam": sam.digest}, layout)
+    try:
+        run.manifest.version()
+    except Exception as error:
+        raise UsageError(f"--output {config.output} cannot hold tables: {error}") from error
     return run, models
 
 
@@ -164,11 +176,14 @@ def _record_inputs(run: Run) -> None:
     files = {"config.yaml": {**config, "digests": digests}, "classes.yaml": run.classes.to_dict()}
     for name, content in files.items():
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        storage.write_bytes(storage.join(run.folder, name), text.encode())
+        try:
+            storage.write_bytes(storage.join(run.folder, name), text.encode())
+        except OSError as error:
+            raise UsageError(f"--output {run.config.output} cannot be written: {error}") from error
 
 
 def _dry_run(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Models) -> Outcome:
-    todo = deciding.plan(run, rows, known, [])
+    todo = deciding.plan(run, rows, known)
     print(plan.describe(run, run.config.pools))
     say(f"probing {min(plan.PROBE_IMAGES, len(known.todo))} images")
     probed = plan.probe(run, known.todo, models) if known.todo else {}
@@ -176,9 +191,12 @@ def _dry_run(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Mod
     return Outcome(0, None)
 
 
-def _quarantine_row(found: dict[str, Any]) -> dict[str, Any]:
+def _quarantine_rows(run: Run, rows: Sequence[listing.Wanted], known: Known) -> list[dict[str, Any]]:
+    """The whole quarantine: what this run found, and what stands of assets that it was not about."""
     names = ("asset", "uri", "size_bytes", "mtag", "stage", "error", "reason")
-    return {name: found[name] for name in names}
+    about = {row.asset for row in rows} | set(run.manifest.gone())
+    others = [row for row in run.quarantine.rows() if row["asset"] not in about]
+    return [{name: row[name] for name in names} for row in (*known.bad.values(), *others)]
 
 
 def _finish(
@@ -216,7 +234,7 @@ def _finish(
     }
     from pipelines.flow.present import present
 
-    summary["report"] = details["report"] = present(run, rows, known, details)
+    summary["report"] = details["report"] = present(run, known, details)
     storage.write_bytes(storage.join(run.folder, "summary.json"), json.dumps(details, indent=2).encode())
     _tell(run, details, observed)
     if failures:
@@ -238,6 +256,8 @@ def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
     )
     if details["unlabeled"] and observed.out_of_budget:
         say("the budget is used up; run the same command again for the rest")
+    elif details["unlabeled"] and run.config.from_evidence:
+        say("the rest has no evidence yet; run the same command without --from-evidence")
     say(f"labels   {run.labels.url} (snapshot {details['snapshot']})")
     say(f"report   {details['report']}")
     if run.config.corpus.startswith("sample:"):

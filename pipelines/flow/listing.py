@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipelines import weak as weak_labels
-from pipelines.config import LabelConfig
+from pipelines.config import LabelConfig, UsageError
+from pipelines.corpus.base import Corpus
 from pipelines.corpus.open import open_corpus
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.run import Run, digest
@@ -43,25 +44,25 @@ def list_corpus(run: Run) -> list[Wanted]:
     """Every asset of the corpus, at most --limit of them, in the corpus' order.
 
     Raises:
-        CorpusError: the corpus cannot be listed. RunFailed: it is empty, or --strict and a weak label is wrong.
+        CorpusError: the corpus cannot be listed. UsageError: the output belongs to another corpus.
+        RunFailed: the corpus is empty, or --strict and a weak label is wrong.
     """
     config: LabelConfig = run.config
     progress = Progress("list", None, config.execution.progress_seconds)
     found: list[Wanted] = []
     problems = 0
     corpus = open_corpus(config)
+    own_corpus(run, corpus)
     for asset in corpus.list():
         if config.limit and len(found) >= config.limit:
             break
         weak = weak_labels.select_forms(asset.weak, config.weak)
+        told = weak_labels.hints(weak)
         weak, wrong = weak_labels.validate(weak, run.classes)
         for problem in wrong:
             problems += 1
             if problems <= TOLD_PROBLEMS:
                 say(f"weak label of {asset.asset}: {problem}")
-        hints = weak_labels.hints(weak)
-        points, boxes = hints.points.tolist(), hints.boxes.tolist()
-        told = json.dumps([points, boxes]) if (points or boxes) else ""
         found.append(
             Wanted(
                 asset=asset.asset,
@@ -89,16 +90,11 @@ def list_corpus(run: Run) -> list[Wanted]:
     return found
 
 
-def write_manifest(
-    run: Run, rows: Iterable[Wanted], digests: dict[str, str], vanished: bool
-) -> list[dict[str, object]]:
+def write_manifest(run: Run, rows: Iterable[Wanted], digests: dict[str, str], whole: bool) -> None:
     """Bring the manifest up to date with one commit of what changed, if anything did.
 
-    digests: sha256 by asset, for those that were read. vanished: whether rows is the whole corpus, so that what is not
-    in it has gone. Returns the rows of the assets that vanished.
-
-    Raises:
-        RunFailed: the output belongs to another corpus.
+    digests: sha256 by asset, for those that were read. whole: rows is all of the corpus (of its split), so that what is
+    not in it has vanished.
     """
     before = {str(row["asset"]): row for row in run.manifest.rows()}
     split = run.config.split or ""
@@ -107,6 +103,7 @@ def write_manifest(
         listed.add(row.asset)
         new = {
             "asset": row.asset,
+            "corpus": run.corpus,
             "uri": row.uri,
             "size_bytes": row.size_bytes,
             "mtag": row.mtag,
@@ -116,22 +113,27 @@ def write_manifest(
             "tags": row.tags,
         }
         old = before.get(row.asset)
-        if old and old["uri"] != row.uri:
-            raise RunFailed(
-                f"{run.output} holds the labels of another corpus: there, {row.asset} is {old['uri']}, here it is "
-                f"{row.uri}. Give every corpus an --output of its own"
-            )
         same_bytes = old and (old["size_bytes"], old["mtag"]) == (row.size_bytes, row.mtag)
         if old and same_bytes and new["digest"] is None:
             new["digest"] = old["digest"]
         if not old or any(old[name] != value for name, value in new.items()):
             changed.append(new)
-    gone = [row for asset, row in before.items() if vanished and asset not in listed and row["split"] == split]
-    changed += [{**{name: row[name] for name in ("asset", "uri", "split")}, "removed": True} for row in gone]
+    gone = [row for asset, row in before.items() if whole and asset not in listed and row["split"] == split]
+    kept = ("asset", "corpus", "uri", "split")
+    changed += [{**{name: row[name] for name in kept}, "removed": True} for row in gone]
     if changed:
         sequence = run.manifest.next_sequence()
         common = {"sequence": sequence, "run_id": run.run_id, "schema_version": manifest.SCHEMA_VERSION}
         filled = [{"removed": False, **row, **common} for row in changed]
         table = pa.Table.from_pylist(filled, schema=manifest.SCHEMA)
         run.manifest.append(f"part-{run.run_id}-{sequence}.parquet", table, {"run_id": run.run_id})
-    return gone
+
+
+def own_corpus(run: Run, corpus: Corpus) -> None:
+    """Raises UsageError where the output holds the labels of another corpus: they would count as vanished."""
+    run.corpus = corpus.root
+    owner = run.manifest.corpus()
+    if owner is not None and owner != run.corpus:
+        raise UsageError(
+            f"{run.output} holds the labels of {owner}, not of {run.corpus}: give every corpus an --output of its own"
+        )

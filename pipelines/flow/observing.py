@@ -17,8 +17,8 @@ from pipelines.stages.coordinator import Coordinator
 from pipelines.stages.observe import ObservePool, PoolConfig
 from pipelines.stages.write import write_evidence
 
-# What may well be gone when we look again, so it is read again by every run. All else is bad for these bytes.
-PASSING = ("vanished", "no_permission")
+# What may be otherwise when we look again, so every run does. All else is bad for good, for these bytes.
+PASSING = ("vanished", "no_permission", "too_many_pixels")
 
 TODO = pa.schema(
     [
@@ -45,23 +45,19 @@ class Known:
     keys: list[str] = field(default_factory=list)
 
 
-def look_up(run: Run, rows: Sequence[Wanted], passing: bool = False) -> Known:
-    """Compare the wanted assets with the evidence that is there.
-
-    passing: whether images that could not be reached count as bad for this run; else they are still to do.
-    """
-    index = run.store.index()
+def look_up(run: Run, rows: Sequence[Wanted], merge: bool = False) -> Known:
+    """Compare the wanted assets with the evidence that is there. merge: tidy the index, if it has become many files."""
     shards: dict[str, str] = {}
     seen: dict[tuple[str, int, str, str], dict[str, Any]] = {}
-    for batch in index.to_batches(max_chunksize=4096):
+    for batch in run.store.index(merge).to_batches(max_chunksize=4096):
         for row in batch.to_pylist():
             if row["shard"]:
                 shards.setdefault(row["evidence_key"], row["shard"])
             version = (row["asset"], row["size_bytes"], row["mtag"], row["hints_digest"])
-            # A good outcome of the same bytes outweighs a bad one: a photograph that came back.
-            if seen.get(version, {}).get("outcome") != "ok":
+            if version not in seen or _outweighs(row, seen[version]):
                 seen[version] = row
     known = Known(keys=list(shards))
+    again = []
     for wanted in rows:
         found = seen.get(wanted.version)
         if found is None:
@@ -73,11 +69,18 @@ def look_up(run: Run, rows: Sequence[Wanted], passing: bool = False) -> Known:
                 known.todo.append(wanted)
             else:
                 known.evidence[wanted.asset] = (shard, found["evidence_key"], found["digest"])
-        elif found["error"] in PASSING and not passing:
-            known.todo.append(wanted)
+        elif found["run_id"] != run.run_id and (found["error"] in PASSING or run.config.retry_quarantined):
+            again.append(wanted)
         else:
             known.bad[wanted.asset] = found
+    # Last, so that a budget goes to what was never tried.
+    known.todo += again
     return known
+
+
+def _outweighs(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Of two outcomes for the same bytes the good one counts (a photograph that came back), then the newer one."""
+    return (row["outcome"] == "ok", row["run_id"]) > (other["outcome"] == "ok", other["run_id"])
 
 
 @dataclass
@@ -112,7 +115,7 @@ def observe(run: Run, rows: Sequence[Wanted], known: Known, pools: Sequence[Pool
             result.out_of_budget = True
             say("observe: the budget is used up; what is done will be published")
             break
-        known = look_up(run, todo, passing=True)
+        known = look_up(run, todo)
         # An image whose bytes another one was to bring is done in a second round, if that other one failed.
         if len(known.todo) in (0, len(todo)) or len(known.todo) == failed:
             break
@@ -144,9 +147,12 @@ def _round(
             num_gpus=(run.layout.resources.gpus / len(pools)) or None,
         )
     dataset = dataset.map_batches(
-        partial(write_evidence, store=run.store), batch_size=None, batch_format="pyarrow", num_cpus=WRITER_CPUS
+        partial(write_evidence, store=run.store, run_id=run.run_id),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=WRITER_CPUS,
     )
-    failed, in_time = 0, True
+    failed, done, in_time = 0, 0, True
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():
             result.observed += row["observed"]
@@ -154,9 +160,10 @@ def _round(
             result.pool_seconds += row["pool_seconds"]
             result.failures += json.loads(row["failures"])
             failed += row["failed"]
+            done += row["rows"]
             progress.add(row["rows"], row["quarantined"])
         left = run.time_left()
-        if left is not None and left <= 0 and progress.done < len(todo):
+        if left is not None and left <= 0 and done < len(todo):
             in_time = False
             break
     ray.kill(coordinator)

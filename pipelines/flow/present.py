@@ -1,7 +1,6 @@
 """What a person sees of a run: the report page and the MLflow run."""
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 from models.decide.types import PROVENANCE
 from pipelines import storage
 from pipelines.classes import ClassSet
-from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import Known
 from pipelines.flow.progress import say
 from pipelines.flow.run import Run
@@ -83,7 +81,7 @@ def _item(row: dict[str, Any], guide: Any) -> ReportItem:
     )
 
 
-def present(run: Run, rows: Sequence[Wanted], known: Known, details: dict[str, Any]) -> str:
+def present(run: Run, known: Known, details: dict[str, Any]) -> str:
     """Write the report, and tell MLflow. Returns the address of the report."""
     address = storage.join(run.folder, "report.html")
     html, builder = build(run, known, details)

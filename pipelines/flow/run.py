@@ -28,6 +28,7 @@ class Run:
     model_digests: dict[str, str]
     layout: Layout
     run_id: str = ""
+    corpus: str = ""  # address of the whole corpus, once it is open
     started: float = field(default_factory=time.monotonic)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: dict[str, float] = field(default_factory=dict)

@@ -3,12 +3,26 @@
 import io
 import math
 import struct
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+# The limit on pixels is ours, and configurable: with Pillow's own, a bomb is an error of another kind.
+Image.MAX_IMAGE_PIXELS = None
+
+# What turns a stored picture upright, by its EXIF orientation. Not ImageOps.exif_transpose: it writes the whole EXIF
+# block anew, and fails on tags that have nothing to do with the picture.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadImage(Exception):
@@ -40,11 +54,7 @@ def decode(data: bytes, picture_px: int, max_pixels: int, full_size_above_px: in
     if not data:
         raise BadImage("empty_file", "the file is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            # The limit on pixels is ours, and configurable.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = _open(data, max_pixels)
-            return _to_picture(image, picture_px, full_size_above_px)
+        return _to_picture(_open(data, max_pixels), picture_px, full_size_above_px)
     except BadImage:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError) as error:
@@ -55,8 +65,6 @@ def decode(data: bytes, picture_px: int, max_pixels: int, full_size_above_px: in
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    previous = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
@@ -64,8 +72,6 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             raise BadImage("zero_size", "the image has no pixels: its header says a side is 0") from error
         head = data[:8].hex(" ")
         raise BadImage("not_an_image", f"no known image format (the file begins with {head})") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = previous
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImage("zero_size", f"the image has no pixels ({width} x {height})")
@@ -94,17 +100,23 @@ def _to_picture(image: Image.Image, picture_px: int, full_size_above_px: int) ->
         scale = min(1.0, picture_px / max(width, height))
         image.draft("RGB" if image.mode != "CMYK" else "CMYK", (math.ceil(width * scale), math.ceil(height * scale)))
     image.load()
-    orientation = image.getexif().get(0x0112, 1)
+    orientation = _orientation(image)
     rgb = _to_rgb(image)
     if not tiled:
         rgb.thumbnail((picture_px, picture_px), Image.Resampling.BICUBIC)
-    if orientation != 1:
-        # The conversion may have lost the tag, so it is put back for Pillow to act on.
-        rgb.getexif()[0x0112] = orientation
-        rgb = ImageOps.exif_transpose(rgb)
+    if orientation in UPRIGHT:
+        rgb = rgb.transpose(UPRIGHT[orientation])
     if orientation in (5, 6, 7, 8):
         width, height = height, width
     return Picture(np.ascontiguousarray(np.asarray(rgb)), height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1..8; 1 where the tag is missing or the block is damaged, which cameras get wrong often."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

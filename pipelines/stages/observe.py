@@ -3,8 +3,9 @@
 import os
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from pipelines.stages.base import Record
 from pipelines.stages.coordinator import DEATHS_ALONE
 from pipelines.stages.read import ReadConfig, ReadStage, quarantine
 from pipelines.tables.evidence import DATA, INDEX
+
+# Pictures of so many chunks wait in memory while the device works on one.
+READ_AHEAD_CHUNKS = 2
 
 
 class ModelStage:
@@ -96,20 +100,25 @@ class ObservePool:
         return records
 
     def _read(self, records: list[Record]) -> Iterator[list[Record]]:
-        """The records in chunks, all being read from the start: the device waits for the first chunk only."""
+        """The records in chunks, the next two being read meanwhile: the device waits for the first chunk only."""
         size = self.config.chunk_images
         chunks = [records[i : i + size] for i in range(0, len(records), size)]
         if self.read is None:
             yield from chunks
             return
-        waiting = [[(record, self.read.submit(record)) for record in chunk] for chunk in chunks]
-        for chunk in waiting:
-            for record, future in chunk:
+        waiting: deque[list[tuple[Record, Future[Record]]]] = deque()
+        for ahead in range(len(chunks) + READ_AHEAD_CHUNKS):
+            if ahead < len(chunks):
+                waiting.append([(record, self.read.submit(record)) for record in chunks[ahead]])
+            if ahead < READ_AHEAD_CHUNKS:
+                continue
+            reading = waiting.popleft()
+            for record, future in reading:
                 try:
                     future.result()
                 except Exception as error:
                     fail(record, "read", error)
-            yield [record for record, _ in chunk]
+            yield [record for record, _ in reading]
 
     def _claimed(self, records: list[Record]) -> list[Record]:
         """Those whose bytes nobody has observed and nobody else is observing."""
@@ -165,7 +174,7 @@ def fail(record: Record, stage: str, error: Exception) -> None:
 def pool_columns(*more: pa.Field) -> pa.Schema:
     """What a pool gives on: the index columns, the evidence columns and `more`."""
     evidence = [field for field in DATA if field.name not in INDEX.names and field.name != "schema_version"]
-    index = [field for field in INDEX if field.name not in ("shard", "schema_version")]
+    index = [field for field in INDEX if field.name not in ("shard", "run_id", "schema_version")]
     return pa.schema([*index, *evidence, pa.field("pool_seconds", pa.float64()), *more])
 
 

@@ -82,8 +82,10 @@ class ObserveAll(ModelStage):
         return self.observer.forward(prepared)
 
     def finish(self, raw: Any, records: list[Record]) -> None:
-        for record, found in zip(records, self.observer.finish(raw), strict=True):
-            record.update(evidence.encode(found))
+        # All are encoded before any record is changed: if one fails, the others can be done again alone.
+        encoded = [evidence.encode(found) for found in self.observer.finish(raw)]
+        for record, columns in zip(records, encoded, strict=True):
+            record.update(columns)
             record.pop("picture", None)
 
 
@@ -127,8 +129,9 @@ class SamStage(ModelStage):
         return self.observer.forward_sam([one for one, _ in prepared], [seen for _, seen in prepared])
 
     def finish(self, raw: Any, records: list[Record]) -> None:
-        for record, found in zip(records, self.observer.finish(raw), strict=True):
-            record.update(evidence.encode(found))
+        encoded = [evidence.encode(found) for found in self.observer.finish(raw)]
+        for record, columns in zip(records, encoded, strict=True):
+            record.update(columns)
             for name in ("picture", "clip_features", "clip_embeddings"):
                 record.pop(name, None)
 

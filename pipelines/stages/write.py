@@ -31,11 +31,11 @@ SUMMARY = pa.schema(
 )
 
 
-def write_evidence(block: pa.Table, store: EvidenceStore) -> pa.Table:
+def write_evidence(block: pa.Table, store: EvidenceStore, run_id: str) -> pa.Table:
     """Write the rows that came to an end; those we failed on stay to do."""
     rows: list[dict[str, Any]] = [unpack(row) for row in block.to_pylist()]
     done = [row for row in rows if row["outcome"] != "failed"]
-    observed, size = store.write_shard(done) if done else (0, 0)
+    observed, size = store.write_shard(done, run_id) if done else (0, 0)
     quarantined = sum(row["outcome"] == "quarantined" for row in rows)
     failures = [[row["asset"], row["stage"], row["reason"]] for row in rows if row["outcome"] == "failed"]
     summary = {

@@ -51,6 +51,7 @@ INDEX = pa.schema(
         ("stage", pa.string()),
         ("error", pa.string()),
         ("reason", pa.string()),
+        ("run_id", pa.string()),
         ("schema_version", pa.int32()),
     ]
 )
@@ -65,7 +66,7 @@ class EvidenceStore:
     def __init__(self, url: str, observe_id: str) -> None:
         self.url = storage.join(url, observe_id[:16])
 
-    def write_shard(self, rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    def write_shard(self, rows: Sequence[Mapping[str, Any]], run_id: str = "") -> tuple[int, int]:
         """Write the evidence and the index of `rows`; returns the number of evidence rows and of bytes written.
 
         A row has the columns of INDEX; one that carries evidence (`features` present) has those of DATA too.
@@ -86,6 +87,7 @@ class EvidenceStore:
                 {
                     **{name: row.get(name) for name in INDEX.names},
                     "shard": f"data-{shard}.parquet" if own else None,
+                    "run_id": run_id,
                     "schema_version": SCHEMA_VERSION,
                 }
             )
@@ -94,12 +96,15 @@ class EvidenceStore:
         )
         return len(evidence), written
 
-    def index(self) -> pa.Table:
-        """Every index row there is; an asset can have several (its bytes changed, or a shard was written twice)."""
+    def index(self, merge: bool = False) -> pa.Table:
+        """Every index row there is; an asset can have several (its bytes changed, or a shard was written twice).
+
+        merge: put many small index files into one, for a run that has the store to itself.
+        """
         files = [url for url in storage.list_files(self.url) if url.rsplit("/", 1)[-1].startswith("index-")]
         tables = [storage.read_parquet(url) for url in files]
         table = pa.concat_tables(tables) if tables else INDEX.empty_table()
-        if len(files) > COMPACT_ABOVE_FILES:
+        if merge and len(files) > COMPACT_ABOVE_FILES:
             # The merged file is there before the parts go; until then a reader sees rows twice, which is harmless.
             storage.write_parquet(storage.join(self.url, f"index-{uuid.uuid4().hex}.parquet"), table)
             for url in files:
@@ -115,6 +120,8 @@ class EvidenceStore:
             by_shard.setdefault(shard, []).append(key)
         names = list(dict.fromkeys(["evidence_key", *(columns or DATA.names)]))
         for shard, keys in by_shard.items():
+            if not storage.exists(storage.join(self.url, shard)):
+                continue  # Its rows are missing from the answer, which is what callers look at.
             fs, path = storage.arrow_filesystem(storage.join(self.url, shard))
             dataset = pads.dataset(path, schema=DATA, format="parquet", filesystem=fs)
             scanner = dataset.scanner(

@@ -116,3 +116,15 @@ def test_large_pictures_are_reduced_on_read_but_keep_their_size_and_tiled_ones_s
     assert small.pixels.shape == (200, 300, 3)
     assert (small.height, small.width) == (800, 1200)
     assert decode(data, 300, LIMIT, full_size_above_px=1000).pixels.shape == (800, 1200, 3)
+
+
+def test_a_damaged_exif_block_does_not_cost_the_photograph() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(picture()), "JPEG", exif=exif)
+    place = data.index(b"Exif") + 14
+    for at in range(place, place + 16):
+        broken = bytearray(data)
+        broken[at] ^= 0xFF
+        found = decode(bytes(broken), 512, LIMIT)
+        assert {found.height, found.width} == {40, 60}

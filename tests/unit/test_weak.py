@@ -179,12 +179,17 @@ def test_a_point_at_the_very_edge_still_lies_in_a_pixel() -> None:
     assert problems == [] and point.astype(int).tolist() == [29, 19]
 
 
-def test_hints_are_the_places_of_things_not_of_background() -> None:
-    clean, _ = weak_labels.validate(GOOD, CLASSES, SIZE)
-    hints = weak_labels.hints(clean)
-    assert hints.points.tolist() == [[29.5, 0.0], [30.0, 20.0]] and hints.boxes.tolist() == [[0, 0, 30, 20]]
-    assert hints.points.dtype == hints.boxes.dtype == np.float32
-    assert weak_labels.hints({}).points.shape == (0, 2)
+def test_hints_are_places_whatever_class_they_name_but_not_of_background() -> None:
+    weak = {
+        "points": [
+            {"x": 1, "y": 2, "class": "unheard of"}, {"x": 3, "y": 4, "class": "cat", "positive": False},
+            {"x": "5", "y": 6, "class": "cat"}, {"x": 5, "y": 6, "class": "background"},
+        ],
+        "boxes": [{"box": [1, 2, 3, 4], "class": "dog"}, {"box": [1, 2]}],
+        "scribbles": [{"xy": [[0, 0], [7, 8], [9, 9]], "class": "dog"}],
+    }  # fmt: skip
+    assert json.loads(weak_labels.hints(weak)) == [[[1, 2], [7, 8]], [[1, 2, 3, 4]]]
+    assert weak_labels.hints({"tags": ["cat"]}) == ""
 
 
 def test_forms_are_selected_by_name() -> None:
@@ -225,4 +230,5 @@ def test_nothing_that_a_record_holds_raises_and_what_is_kept_can_be_used(weak: d
     arrays = weak_labels.to_arrays(clean, CLASSES, *SIZE)
     assert ((arrays.points >= 0) & (arrays.points < [SIZE[1], SIZE[0]])).all()
     assert (arrays.boxes[:, 2:] > arrays.boxes[:, :2]).all()
+    weak_labels.hints(weak)
     weak_labels.hints(clean)
