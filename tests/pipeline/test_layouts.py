@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,11 +188,13 @@ def test_ray_job_submit(job: Job, photos: Path, tmp_path: Path) -> None:
         assert wait_until(up, 90, 2), "the head did not come up"
         command = job.command("--corpus", photos, *CLASSES, "--output", output)
         command[:2] = ["python", "pipelines/label_corpus.py"]
-        # Only what the job needs travels; data and environments stay.
-        done = subprocess.run(
-            [ray, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *command],
-            env=env, capture_output=True, text=True, timeout=300, cwd=ROOT,
-        )  # fmt: skip
+        submit = [ray, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *command]
+        for _ in range(30):
+            done = subprocess.run(submit, env=env, capture_output=True, text=True, timeout=300, cwd=ROOT)
+            # The head answers some seconds before its agent can take a job.
+            if "No available agent" not in done.stdout + done.stderr:
+                break
+            time.sleep(2)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         [line] = [line for line in done.stdout.splitlines() if line.startswith('{"run_id"')]
         assert json.loads(line)["labeled"] == IMAGES
