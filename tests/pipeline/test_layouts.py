@@ -168,7 +168,9 @@ def test_corpus_and_output_on_s3(
 def test_ray_job_submit(job: Job, photos: Path, tmp_path: Path) -> None:
     output, temporary = tmp_path / "out", Path(f"/tmp/ms-{os.getpid()}")
     port, dashboard = free_port(), free_port()
-    env = {**job.env, "RAY_TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled"}
+    # The job's `python` is the one that the head finds first.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**job.env, "RAY_TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled", "PATH": path}
     ray = str(Path(sys.executable).parent / "ray")
     head = subprocess.Popen(
         [
