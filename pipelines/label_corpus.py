@@ -10,6 +10,7 @@ stopped by SIGINT and SIGTERM. The same command always goes on from where the la
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET = 1, 2, 3
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse(LabelConfig, argv, prog="label_corpus.py", description=__doc__ or "")
     stop_on_signals()
+    keep_stdout_for_results()
     # Everything heavy is imported after the config is known to be good, so that --help and errors are quick.
     from pipelines.flow.job import label_corpus
 
@@ -41,9 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         say(f"stopped by {error}: what is done is kept; the same command goes on from here")
         return error.exit_code
+    end_ray()
     if outcome.summary is not None:
         print(json.dumps(outcome.summary), flush=True)
     return outcome.exit_code
+
+
+def keep_stdout_for_results() -> None:
+    """What libraries and their child processes write to file descriptor 1 goes to stderr; our own prints stay."""
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+
+def end_ray() -> None:
+    """Ray's last words come before the result, which is the last line."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 if __name__ == "__main__":
