@@ -81,7 +81,6 @@ def encode(evidence: Evidence) -> dict[str, Any]:
     mask_shape [M, mh, mw]; mask_iou, mask_stability list of float; mask_source list of int.
     """
     features, scale = _encode_features(evidence.features)
-    bank = evidence.bank
     return {
         "height": evidence.height,
         "width": evidence.width,
@@ -89,13 +88,30 @@ def encode(evidence: Evidence) -> dict[str, Any]:
         "features": features,
         "features_scale": scale.tobytes(),
         "embedding": evidence.embedding.astype("<f4").tobytes(),
+        "guide": _encode_guide(evidence.guide),
+        **encode_bank(evidence.bank),
+    }
+
+
+def encode_bank(bank: MaskBank) -> dict[str, Any]:
+    """The columns of a mask bank: masks bytes; mask_shape [M, mh, mw]; mask_iou, mask_stability, mask_source lists."""
+    return {
         "masks": _encode_masks(bank.probs),
         "mask_shape": list(bank.probs.shape),
         "mask_iou": [float(value) for value in bank.iou],
         "mask_stability": [float(value) for value in bank.stability],
         "mask_source": [int(value) for value in bank.source],
-        "guide": _encode_guide(evidence.guide),
     }
+
+
+def decode_bank(row: Mapping[str, Any]) -> MaskBank:
+    """The mask bank of a row of `encode_bank`, its probabilities on 16 levels."""
+    return MaskBank(
+        _decode_masks(row["masks"], tuple(row["mask_shape"])),
+        np.asarray(row["mask_iou"], np.float32),
+        np.asarray(row["mask_stability"], np.float32),
+        np.asarray(row["mask_source"], np.uint8),
+    )
 
 
 def decode(row: Mapping[str, Any]) -> Evidence:
@@ -110,12 +126,7 @@ def decode(row: Mapping[str, Any]) -> Evidence:
         width=row["width"],
         features=features.reshape(height, width, dimension),
         embedding=np.frombuffer(row["embedding"], "<f4"),
-        bank=MaskBank(
-            _decode_masks(row["masks"], tuple(row["mask_shape"])),
-            np.asarray(row["mask_iou"], np.float32),
-            np.asarray(row["mask_stability"], np.float32),
-            np.asarray(row["mask_source"], np.uint8),
-        ),
+        bank=decode_bank(row),
         guide=np.asarray(Image.open(io.BytesIO(row["guide"])).convert("RGB")),
     )
 

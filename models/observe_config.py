@@ -104,10 +104,11 @@ class ObserveConfig:
 class HeatPromptConfig:
     """How class heat maps prompt SAM: the optional second kind of evidence, which knows the classes."""
 
-    kind: Literal["box", "distance", "heatmap"] = _option(
-        "box",
-        "box: a box around each component; distance: points spread over each component by its distance transform, and "
-        "as many outside (GPRN); heatmap: the hottest cells against the coldest (GenSAM).",
+    kind: Literal["none", "box", "distance", "heatmap"] = _option(
+        "none",
+        "none: SAM is not asked about classes, so a new class needs no observing; box: a box around each component of "
+        "a class's heat; distance: points spread over each component by its distance transform, and as many outside "
+        "(GPRN); heatmap: the hottest cells against the coldest (GenSAM).",
     )
     threshold: float = _option(0.25, "Heat above it, of a map whose maximum is 1, belongs to a component.", 0.0, 1.0)
     margin: float = _option(0.0, "Boxes grow by this share of their size on every side.", 0.0, 0.5)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.decide.config import DecideConfig
-from models.observe_config import ObserveConfig
+from models.observe_config import HeatPromptConfig, ObserveConfig
 from pipelines import config_cli
 from pipelines.config_cli import UsageError
 
@@ -144,6 +144,7 @@ class LabelConfig(Section):
     )
     images: ImagesConfig = ImagesConfig()
     observe: ObserveConfig = ObserveConfig()
+    heat: HeatPromptConfig = HeatPromptConfig()
     decide: DecideConfig = DecideConfig()
     execution: ExecutionConfig = ExecutionConfig()
     report: ReportConfig = ReportConfig()

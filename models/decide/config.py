@@ -65,6 +65,9 @@ class DecideConfig:
     region_share: float = _setting(
         0.6, "share of region voting (every mask votes by contrast of heat) in what the bank says", 0.0, 1.0
     )
+    heat_mask_weight: float = _setting(
+        0.5, "greatest share of masks that a class's heat asked SAM for (heat.kind), against all before", 0.0, 1.0
+    )
     # Fusion with the background
     background_threshold: float = _setting(0.45, "fused strength below this is background", 0.05, 0.9)
     # Weak labels

@@ -4,9 +4,12 @@ Text is matched on the patch grid, everything is fused on a coarse grid (DecideC
 brings the result to the guide's resolution; only the winning class goes on to the full-size image.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from models.class_masks import ClassMasks
 from models.decide import boxes as box_rules
 from models.decide import confidence as conf
 from models.decide import seeds as seed_rules
@@ -29,8 +32,17 @@ DECIDE_VERSION = 1
 Maps = npt.NDArray[np.float32]
 
 
-def decide(evidence: Evidence, text: TextBank, classes: ClassArrays, weak: WeakArrays, config: DecideConfig) -> Label:
+def decide(
+    evidence: Evidence,
+    text: TextBank,
+    classes: ClassArrays,
+    weak: WeakArrays,
+    config: DecideConfig,
+    of_classes: Sequence[ClassMasks] = (),
+) -> Label:
     """Label one image. About 20 ms at 352 px on one thread; no image is read and no GPU needed.
+
+    of_classes: evidence of the second kind, if it was observed.
 
     Works with any mix of weak labels, and with none. Pixel-level labels (points, scribbles, partial maps) are taken as
     true and beat tags and boxes; absent tags forbid; present tags appear somewhere; boxes bound their class; noisy
@@ -38,16 +50,13 @@ def decide(evidence: Evidence, text: TextBank, classes: ClassArrays, weak: WeakA
     """
     scores, words = patch_scores(evidence, text, len(classes.ids), config)
     likely = presence(evidence, text, scores, config)
-    marked = marked_classes(weak, classes)
-    gated = classes.background_id is not None
-    chosen = candidates(likely, weak, marked, noted_classes(weak, classes), gated, config)
-    if not chosen.any() and not gated:
-        chosen = np.ones_like(chosen)  # No background and every class forbidden: the tags cannot be right.
-    rows = np.flatnonzero(chosen)
-    must = (weak.present[rows] if weak.present is not None else np.zeros(len(rows), bool)) | marked[rows]
+    rows = taking_part(likely, classes, weak, config)
+    must = marked_classes(weak, classes)[rows]
+    if weak.present is not None:
+        must |= weak.present[rows]
     share = np.where(must, 1.0, likely[rows] ** config.presence_power).astype(np.float32)
     scene = look(evidence, classes, weak, config, rows, scores, words, share)
-    votes, seeds, mask_maps = fuse(scene, must)
+    votes, seeds, mask_maps = fuse(scene, must, of_classes)
     strength = guided_upsample(
         votes.strength,
         scene.guide,
@@ -58,6 +67,27 @@ def decide(evidence: Evidence, text: TextBank, classes: ClassArrays, weak: WeakA
     )
     disagreement = disagree(scene, votes, seeds, mask_maps, scores)
     return finish(scene, strength, votes, must, disagreement)
+
+
+def taking_part(
+    likely: npt.NDArray[np.float32], classes: ClassArrays, weak: WeakArrays, config: DecideConfig
+) -> npt.NDArray[np.intp]:
+    """Class rows that compete in an image; likely: float32 [C], from `presence`."""
+    gated = classes.background_id is not None
+    chosen = candidates(likely, weak, marked_classes(weak, classes), noted_classes(weak, classes), gated, config)
+    if not chosen.any() and not gated:
+        chosen = np.ones_like(chosen)  # No background and every class forbidden: the tags cannot be right.
+    return np.flatnonzero(chosen)
+
+
+def heat_to_ask(
+    evidence: Evidence, text: TextBank, classes: ClassArrays, weak: WeakArrays, config: DecideConfig
+) -> tuple[npt.NDArray[np.intp], Maps]:
+    """What SAM can be asked about an image: the class rows [K] that compete, and their heat on the patch grid,
+    float32 [K, h, w], 0..1."""
+    scores, words = patch_scores(evidence, text, len(classes.ids), config)
+    rows = taking_part(presence(evidence, text, scores, config), classes, weak, config)
+    return rows, heat(scores[rows], words, config)
 
 
 def marked_classes(weak: WeakArrays, classes: ClassArrays) -> npt.NDArray[np.bool_]:
@@ -110,7 +140,9 @@ def look(
     )
 
 
-def fuse(scene: Scene, must: npt.NDArray[np.bool_]) -> tuple[Votes, seed_rules.Seeds | None, Maps]:
+def fuse(
+    scene: Scene, must: npt.NDArray[np.bool_], of_classes: Sequence[ClassMasks]
+) -> tuple[Votes, seed_rules.Seeds | None, Maps]:
     """Blend text, masks and weak labels on the coarse grid. must: bool [K], classes that have to appear."""
     config, weak = scene.config, scene.weak
     floor = config.background_threshold if scene.classes.background_id is not None else None
@@ -118,6 +150,8 @@ def fuse(scene: Scene, must: npt.NDArray[np.bool_]) -> tuple[Votes, seed_rules.S
     mask_maps = bank_maps(scene)
     if config.mask_weight > 0 and len(scene.masks):
         votes.blend("mask", mask_maps, config.mask_weight)
+    for masks in of_classes:
+        blend_class_masks(scene, votes, masks)
     seeds = None
     if seed_rules.has_seeds(weak):
         seeds = seed_rules.draw_seeds(weak, scene.classes, scene.full, scene.size, config.point_radius_px)
@@ -141,6 +175,19 @@ def bank_maps(scene: Scene) -> Maps:
     if share > 0:
         maps += share * region_votes(scene.heat, scene.masks, scene.quality) * peak
     return maps
+
+
+def blend_class_masks(scene: Scene, votes: Votes, masks: ClassMasks) -> None:
+    """Let masks that were asked for by class speak, weighted by what SAM thinks of them, for their classes only."""
+    drawn = bank_on_grid(masks.bank, scene.size)
+    quality = mask_quality(masks.bank)
+    maps, weight = np.zeros_like(votes.strength), np.zeros(len(scene.rows), np.float32)
+    for index, row in enumerate(scene.rows):
+        own = masks.class_ids == scene.classes.ids[row]
+        if own.any():
+            maps[index] = drawn[own].max(0)
+            weight[index] = scene.config.heat_mask_weight * quality[own].max()
+    votes.blend("mask", maps, weight[:, None, None])
 
 
 def blend_seeds(scene: Scene, votes: Votes, seeds: seed_rules.Seeds) -> None:

@@ -1,10 +1,9 @@
 """SAM asked by class heat maps: the optional second kind of evidence.
 
-What prompts best depends on SAM: `HeatPromptConfig.kind` chooses, its default is what the pocket SAM does best with.
+What prompts best depends on SAM: `HeatPromptConfig.kind` chooses.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,26 +15,17 @@ from models.prompts.components import component_boxes
 from models.prompts.distance import distance_points
 from models.prompts.heatmap import heatmap_points
 from models.sam.bank import to_frame
-from models.sam.observer import SamObserver
+from models.sam.observer import SamInput, SamObserver
 from models.sam.prompts import Prompts
 
 Heat = npt.NDArray[np.float32]
 HEAT = MASK_SOURCES.index("heat")
 
 
-@dataclass(frozen=True)
-class HeatMasks:
-    """bank: one mask for each prompt, source "heat", in the order of the prompts. class_of: int32 [M], row of the heat
-    maps that asked for it."""
-
-    bank: MaskBank
-    class_of: npt.NDArray[np.int32]
-
-
 def heat_prompts(heat: Heat, config: HeatPromptConfig) -> Prompts:
     """Prompts from one heat map float32 [h, w]; it is brought to a maximum of 1 first, and nothing comes of no heat."""
-    peak = float(heat.max())
-    if peak <= 0:
+    peak = float(heat.max(initial=0))
+    if peak <= 0 or config.kind == "none":
         return Prompts.concat([])
     heat = heat / peak
     if config.kind == "heatmap":
@@ -68,21 +58,17 @@ def _one_prompt(points: Heat, positive: npt.NDArray[np.bool_], shape: tuple[int,
 
 
 def heat_masks(
-    observer: SamObserver,
-    pictures: Sequence[npt.NDArray[np.uint8]],
-    heats: Sequence[Heat],
-    config: HeatPromptConfig | None = None,
-) -> list[HeatMasks]:
+    observer: SamObserver, inputs: Sequence[SamInput], asked: Sequence[Sequence[Prompts]]
+) -> list[tuple[MaskBank, npt.NDArray[np.int32]]]:
     """SAM's masks for the heat maps of pictures, batched over pictures and classes.
 
     Args:
-        pictures: uint8 [H, W, 3] each. heats: float32 [C, h, w] for each picture, any grid over the same frame, any
-            positive scale; rows without heat ask for nothing.
+        inputs: pictures from `SamObserver.prepare`. asked: for each of them the `heat_prompts` of its classes.
+
+    Returns:
+        For each picture one mask a prompt, in their order, source "heat"; and int32 [M], which class asked for it.
     """
-    config = config or HeatPromptConfig()
-    asked = [[heat_prompts(heat, config) for heat in maps] for maps in heats]
-    prompts = [Prompts.concat(of_classes) for of_classes in asked]
-    decoded = observer.decode_prompts([observer.prepare(picture) for picture in pictures], prompts)
+    decoded = observer.decode_prompts(inputs, [Prompts.concat(list(of_classes)) for of_classes in asked])
     answers = []
     for of_classes, answer in zip(asked, decoded, strict=True):
         probs, stability = to_frame(answer.logits[:, 0], answer.valid, observer.config)
@@ -93,5 +79,5 @@ def heat_masks(
             np.full(len(probs), HEAT, np.uint8),
         )
         counts = [len(one) for one in of_classes]
-        answers.append(HeatMasks(bank, np.repeat(np.arange(len(counts), dtype=np.int32), counts)))
+        answers.append((bank, np.repeat(np.arange(len(counts), dtype=np.int32), counts)))
     return answers

@@ -46,7 +46,8 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
         if wanted.asset not in known.evidence:
             continue
         shard, evidence_key, image_digest = known.evidence[wanted.asset]
-        key = run.label_key(evidence_key, wanted.weak_digest)
+        second = known.second.get(wanted.asset, [])
+        key = run.label_key(evidence_key, wanted.weak_digest, [key for *_, key in second])
         before = current.get(wanted.asset)
         if before and before[0] == key:
             result.reused += 1
@@ -59,6 +60,7 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
                 "digest": image_digest,
                 "evidence_key": evidence_key,
                 "shard": shard,
+                "second": json.dumps(second) if second else "",
                 "weak": wanted.weak,
                 "weak_digest": wanted.weak_digest,
                 "weak_problems": list(wanted.weak_problems),
@@ -67,9 +69,7 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
             }
         )
     gone = run.manifest.gone()
-    result.removals += [
-        {"asset": asset, "uri": gone[asset], "cause": "vanished"} for asset in current if asset in gone
-    ]
+    result.removals += [{"asset": asset, "uri": gone[asset], "cause": "vanished"} for asset in current if asset in gone]
     # One task reads few shards.
     result.work.sort(key=lambda row: (row["shard"], row["asset"]))
     return result

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import yaml
@@ -16,7 +17,7 @@ from pipelines.classes import ClassSet, ClassSetError
 from pipelines.config import LabelConfig, UsageError, config_digest
 from pipelines.corpus.base import CorpusError
 from pipelines.corpus.open import open_corpus
-from pipelines.flow import deciding, listing, observing, plan
+from pipelines.flow import deciding, listing, observing, plan, second
 from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.progress import duration, say
 from pipelines.flow.run import Run, digest
@@ -45,7 +46,7 @@ def label_corpus(config: LabelConfig) -> Outcome:
     Raises:
         UsageError: a class set, corpus or model reference that cannot be used. RunFailed, Interrupted: see there.
     """
-    plan.check(config.pools)
+    plan.check(config)
     run, models = set_up(config)
     try:
         rows = timed(run, "list", lambda: listing.list_corpus(run))
@@ -59,10 +60,11 @@ def label_corpus(config: LabelConfig) -> Outcome:
     observed = Observed()
     if known.todo and not config.from_evidence:
         _start_ray(config)
-        observed = timed(run, "observe", lambda: observing.observe(run, rows, known, _pools(run, models)))
+        observed = timed(run, "observe", lambda: observing.observe(run, known, _pools(run, models)))
         known = observing.look_up(run, rows)
         listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
         say("observe: " + observing.describe(observed))
+    _second(run, rows, known, models, observed)
     todo = deciding.plan(run, rows, known)
     decided = timed(run, "decide", lambda: _decide(run, todo, models))
     run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
@@ -141,8 +143,27 @@ def _pools(run: Run, models: Models) -> list[Any]:
         config.images.max_pixels,
         config.images.read_threads,
     )
-    chunk = config.execution.batch_images or CHUNK_IMAGES[run.layout.device]
-    return pools(config.pools, config.observe, models, run.layout.device, read, chunk, threads=1)
+    return pools(config.pools, config.observe, models, run.layout.device, read, _chunk(run), threads=1)
+
+
+def _chunk(run: Run) -> int:
+    return run.config.execution.batch_images or CHUNK_IMAGES[run.layout.device]
+
+
+def _second(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Models, observed: Observed) -> None:
+    """Bring evidence of the second kind up to date, where the config asks for any, and note it in `known`."""
+    kinds = second.kinds(run)
+    for kind in kinds:
+        kind.look_up(rows, known)
+        if kind.known.todo and not run.config.from_evidence and not observed.out_of_budget:
+            _start_ray(run.config)
+            pool = kind.pool(embed_prompts(run.classes, models), models, _chunk(run))
+            part = timed(run, kind.name, partial(observing.observe, kind.run, kind.known, [pool], kind.name))
+            observed.failures += part.failures
+            observed.out_of_budget |= part.out_of_budget
+            kind.look_up(rows, known)
+            say(f"{kind.name}: {observing.describe(part)}")
+    second.join(known, kinds)
 
 
 def _decide(run: Run, todo: deciding.Plan, models: Models) -> deciding.Decided:
@@ -183,11 +204,26 @@ def _record_inputs(run: Run) -> None:
 
 
 def _dry_run(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Models) -> Outcome:
+    kinds = second.kinds(run)
+    for kind in kinds:
+        kind.look_up(rows, known)
+    asked = sum(len(kind.known.todo) for kind in kinds)
+    there = len(known.evidence)
+    second.join(known, kinds)
     todo = deciding.plan(run, rows, known)
-    print(plan.describe(run, run.config.pools))
+    print(plan.describe(run))
     say(f"probing {min(plan.PROBE_IMAGES, len(known.todo))} images")
     probed = plan.probe(run, known.todo, models) if known.todo else {}
-    print(plan.forecast(run, rows, known, todo, probed))
+    counts = {
+        "images in the corpus": len(rows),
+        "evidence is there": there,
+        "known to be unreadable": len(known.bad),
+        "to observe": len(known.todo),
+        **({"to ask about classes": asked + len(known.todo)} if kinds else {}),
+        "labels are current": todo.reused,
+        "to decide": len(todo.work) + asked + len(known.todo),
+    }
+    print(plan.forecast(run, counts, probed))
     return Outcome(0, None)
 
 

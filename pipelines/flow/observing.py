@@ -36,13 +36,15 @@ TODO = pa.schema(
 class Known:
     """What the evidence store says of the wanted assets.
 
-    evidence: asset to (shard, evidence key, digest). bad: asset to its index row. todo: the rest.
+    evidence: asset to (shard, evidence key, digest). bad: asset to its index row. todo: the rest. second: asset to
+    (observe id, shard, evidence key) of each second kind of evidence that the run asks for.
     """
 
     evidence: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     bad: dict[str, dict[str, Any]] = field(default_factory=dict)
     todo: list[Wanted] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    second: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
 
 
 def look_up(run: Run, rows: Sequence[Wanted], merge: bool = False) -> Known:
@@ -95,25 +97,25 @@ class Observed:
     out_of_budget: bool = False
 
 
-def observe(run: Run, rows: Sequence[Wanted], known: Known, pools: Sequence[PoolConfig]) -> Observed:
-    """Observe `known.todo` until nothing of it can be done any more, or the budget is used up."""
+def observe(run: Run, known: Known, pools: Sequence[PoolConfig], name: str = "observe") -> Observed:
+    """Observe `known.todo` until nothing of it can be done any more, or the budget is used up. name: of the step."""
     result = Observed()
     todo = known.todo
     limit = run.config.budget_images
     if limit is not None and limit < len(todo):
         todo, result.out_of_budget = todo[:limit], True
     every = run.config.execution.progress_seconds
-    progress = Progress("observe", len(todo), every, run.layout.actors)
+    progress = Progress(name, len(todo), every, run.layout.actors)
     bound = run.layout.in_flight(len(pools))
     say(
-        f"observe: {len(todo):,} images on {run.layout.actors} {run.layout.device} actors; "
+        f"{name}: {len(todo):,} images on {run.layout.actors} {run.layout.device} actors; "
         f"a kill costs at most {min(bound, len(todo)):,} images in flight"
     )
     while todo:
         failed, in_time = _round(run, todo, known.keys, pools, progress, result)
         if not in_time:
             result.out_of_budget = True
-            say("observe: the budget is used up; what is done will be published")
+            say(f"{name}: the budget is used up; what is done will be published")
             break
         known = look_up(run, todo)
         # An image whose bytes another one was to bring is done in a second round, if that other one failed.

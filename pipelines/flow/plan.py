@@ -1,38 +1,42 @@
 """The plan of a run: its stages, the columns that go in and out, the workers; and what a dry run adds to it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from pipelines.config import LabelConfig
 from pipelines.execution import WRITER_CPUS
-from pipelines.flow.deciding import Plan
 from pipelines.flow.listing import Wanted
-from pipelines.flow.observing import TODO, Known
+from pipelines.flow.observing import TODO
 from pipelines.flow.progress import duration
 from pipelines.flow.run import Run
-from pipelines.stages import decide, observers, read, write
+from pipelines.stages import decide, heat, observers, read, write
 from pipelines.stages.base import StageSpec, check_chain
 from pipelines.stages.observers import Models
 
 PROBE_IMAGES = 4
 
 
-def stages(pools: str) -> list[tuple[StageSpec, ...]]:
-    """The chains of a run: observe (assets to evidence), then decide (evidence to labels)."""
+def stages(config: LabelConfig) -> list[tuple[tuple[StageSpec, ...], Sequence[str]]]:
+    """The chains of a run, each with the columns it starts from: observe (assets to evidence), heat where it is asked
+    for (the same, knowing the classes), then decide (evidence to labels)."""
     models: tuple[StageSpec, ...] = (observers.ALL_SPEC,)
-    if pools == "split":
+    if config.pools == "split":
         models = (observers.CLIP_SPEC, observers.SAM_SPEC)
-    return [(read.SPEC, *models, write.SPEC), (decide.SPEC,)]
+    chains = [(read.SPEC, *models, write.SPEC)]
+    if config.heat.kind != "none":
+        chains.append((read.SPEC, heat.SPEC, write.SPEC))
+    return [*((chain, TODO.names) for chain in chains), ((decide.SPEC,), decide.WORK.names)]
 
 
-def check(pools: str) -> None:
+def check(config: LabelConfig) -> None:
     """Raises ChainError when the stages do not fit together; needs no cluster."""
-    for chain, start in zip(stages(pools), (TODO.names, decide.WORK.names), strict=True):
+    for chain, start in stages(config):
         check_chain(chain, start)
 
 
-def describe(run: Run, pools: str) -> str:
+def describe(run: Run) -> str:
     """The plan as a table of text."""
-    layout = run.layout
+    layout, pools = run.layout, run.config.pools
     cpus, gpus = layout.resources.cpus, layout.resources.gpus
     count = 2 if pools == "split" else 1
     actors = f"{layout.actors} x {layout.device} actor ({cpus / count:.2f} CPU, {gpus / count:.2f} GPU)"
@@ -43,7 +47,7 @@ def describe(run: Run, pools: str) -> str:
         "decide": "one CPU actor a core",
     }
     lines = [f"{'stage':<16}{'workers':<40}columns"]
-    for chain in stages(pools):
+    for chain, _ in stages(run.config):
         for stage in chain:
             lines.append(f"{stage.name:<16}{workers[stage.pool]:<40}needs {', '.join(stage.needs)}")
             lines.append(f"{'':<56}adds  {', '.join(stage.adds)}")
@@ -84,19 +88,13 @@ def probe(run: Run, rows: Sequence[Wanted], models: Models) -> dict[str, float]:
     return {"seconds_per_image": seconds / max(1, done), "bytes_per_image": size / max(1, done), "images": float(done)}
 
 
-def forecast(run: Run, rows: Sequence[Wanted], known: Known, todo: Plan, probed: dict[str, float]) -> str:
-    """What the run would do and cost, for a person."""
-    lines = [
-        f"images in the corpus   {len(rows):,}",
-        f"evidence is there      {len(known.evidence):,}",
-        f"known to be unreadable {len(known.bad):,}",
-        f"to observe             {len(known.todo):,}",
-        f"labels are current     {todo.reused:,}",
-        f"to decide              {len(todo.work) + len(known.todo):,}",
-    ]
-    if known.todo and probed["images"]:
-        wall = duration(len(known.todo) * probed["seconds_per_image"] / run.layout.actors)
-        mebibytes = len(known.todo) * probed["bytes_per_image"] / 2**20
+def forecast(run: Run, counts: Mapping[str, int], probed: Mapping[str, float]) -> str:
+    """What the run would do and cost, for a person. counts: images, by what has to be done to them."""
+    lines = [f"{name:<22} {count:,}" for name, count in counts.items()]
+    todo = counts["to observe"]
+    if todo and probed["images"]:
+        wall = duration(todo * probed["seconds_per_image"] / run.layout.actors)
+        mebibytes = todo * probed["bytes_per_image"] / 2**20
         lines += [
             f"probe                  {probed['images']:.0f} images, {probed['seconds_per_image']:.2f} s each",
             f"observe would take     about {wall} on {run.layout.actors} {run.layout.device} actors, once they run",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -42,9 +43,9 @@ class Run:
         self.quarantine = QuarantineTable(storage.join(self.output, "quarantine"))
         self.folder = storage.join(self.output, "runs", self.run_id)
 
-    def label_key(self, evidence_key: str, weak_digest: str) -> str:
+    def label_key(self, evidence_key: str, weak_digest: str, second_keys: Sequence[str] = ()) -> str:
         """Everything that the label of an asset depends on, as one sha256."""
-        return digest([evidence_key, self.classes.digest, weak_digest, self.decide_digest])
+        return digest([evidence_key, self.classes.digest, weak_digest, self.decide_digest, *second_keys])
 
     def time_left(self) -> float | None:
         """Seconds of --budget that are left, or None without one."""

@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from models import class_masks
 from models import evidence as evidence_record
+from models.class_masks import ClassMasks
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
 from models.decide.types import Label, TextBank
@@ -21,7 +23,7 @@ from pipelines import weak as weak_labels
 from pipelines.classes import ClassSet
 from pipelines.stages.base import Record, StageSpec
 from pipelines.stages.observe import fail, limit_threads
-from pipelines.tables.evidence import DATA, EvidenceStore
+from pipelines.tables.evidence import DATA, MASKS, EvidenceStore
 from pipelines.tables.labels import SCHEMA, SCHEMA_VERSION, LabelTable
 
 # What a block of work says of each asset.
@@ -32,6 +34,7 @@ WORK = pa.schema(
         ("digest", pa.string()),
         ("evidence_key", pa.string()),
         ("shard", pa.string()),
+        ("second", pa.string()),  # JSON list of [observe id, shard, evidence key], or ""
         ("weak", pa.string()),
         ("weak_digest", pa.string()),
         ("weak_problems", pa.list_(pa.string())),
@@ -93,10 +96,11 @@ class DecideStage:
         by_key: dict[str, list[Record]] = {}
         for item in work:
             by_key.setdefault(item["evidence_key"], []).append(item)
+        second = self.second(work)
         for found in self.config.store.read([(item["shard"], item["evidence_key"]) for item in work], DATA.names):
             for item in by_key.pop(found["evidence_key"], []):
                 try:
-                    rows.append(self.label(found, item))
+                    rows.append(self.label(found, item, second))
                 except Exception as error:
                     fail(item, "decide", error)
                     failures.append([item["asset"], "decide", item["reason"]])
@@ -110,7 +114,19 @@ class DecideStage:
         summary = [len(rows), name, size, problems, json.dumps(failures)]
         return pa.Table.from_pylist([dict(zip(SUMMARY.names, summary, strict=True))], schema=SUMMARY)
 
-    def label(self, stored: Mapping[str, Any], item: Record) -> dict[str, Any]:
+    def second(self, work: list[Record]) -> dict[str, ClassMasks]:
+        """Evidence of the second kind for all of a block, by its key."""
+        wanted: dict[str, list[tuple[str, str]]] = {}
+        for item in work:
+            for observe_id, shard, key in json.loads(item["second"] or "[]"):
+                wanted.setdefault(observe_id, []).append((shard, key))
+        found = {}
+        for observe_id, places in wanted.items():
+            for row in self.config.store.beside(observe_id).read(places, MASKS):
+                found[row["evidence_key"]] = class_masks.decode(row)
+        return found
+
+    def label(self, stored: Mapping[str, Any], item: Record, second: Mapping[str, ClassMasks]) -> dict[str, Any]:
         """The label row of one asset."""
         evidence = evidence_record.decode(stored)
         size = (evidence.height, evidence.width)
@@ -119,7 +135,8 @@ class DecideStage:
         if told and self.config.strict:
             raise ValueError("--strict: " + "; ".join(told))
         arrays = weak_labels.to_arrays(weak, self.config.classes, *size)
-        label = decide(evidence, self.config.text, self.classes, arrays, self.config.config)
+        of_classes = [second[key] for *_, key in json.loads(item["second"] or "[]")]
+        label = decide(evidence, self.config.text, self.classes, arrays, self.config.config, of_classes)
         return {
             **{name: item[name] for name in ("asset", "uri", "digest", "weak", "evidence_key", "weak_digest")},
             **{name: item[name] for name in ("label_key", "cause")},

@@ -18,7 +18,7 @@ from pipelines.stages.observe import ARRAY, ModelStage, PoolConfig, pool_columns
 from pipelines.stages.read import ReadConfig
 from pipelines.tables.evidence import DATA
 
-EVIDENCE = tuple(name for name in DATA.names if name not in ("evidence_key", "digest", "schema_version"))
+EVIDENCE = tuple(n for n in DATA.names if n not in ("evidence_key", "digest", "mask_class", "schema_version"))
 
 ALL_SPEC = StageSpec(
     name="observe",

@@ -11,9 +11,9 @@ from pipelines.tables.evidence import EvidenceStore
 
 SPEC = StageSpec(
     name="write evidence",
-    needs=("asset", "evidence_key", "features", "outcome"),
+    needs=("asset", "evidence_key", "masks", "outcome"),
     adds=("observed", "known", "quarantined", "failed", "bytes", "pool_seconds", "failures"),
-    drops=("features", "masks", "guide"),
+    drops=("masks",),
     pool="write",
 )
 

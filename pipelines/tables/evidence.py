@@ -32,10 +32,14 @@ DATA = pa.schema(
         ("mask_iou", pa.list_(pa.float32())),
         ("mask_stability", pa.list_(pa.float32())),
         ("mask_source", pa.list_(pa.int32())),
+        ("mask_class", pa.list_(pa.int32())),  # class ids, in evidence that knows classes; null in all other
         ("guide", pa.binary()),
         ("schema_version", pa.int32()),
     ]
 )
+
+# What evidence that knows classes has of them.
+MASKS = tuple(name for name in DATA.names if name.startswith("mask"))
 
 INDEX = pa.schema(
     [
@@ -64,15 +68,20 @@ class EvidenceStore:
     """The evidence of one output under one observe-config (its digest is `observe_id`)."""
 
     def __init__(self, url: str, observe_id: str) -> None:
+        self.root = url
         self.url = storage.join(url, observe_id[:16])
+
+    def beside(self, observe_id: str) -> "EvidenceStore":
+        """The evidence of the same output under another id."""
+        return EvidenceStore(self.root, observe_id)
 
     def write_shard(self, rows: Sequence[Mapping[str, Any]], run_id: str = "") -> tuple[int, int]:
         """Write the evidence and the index of `rows`; returns the number of evidence rows and of bytes written.
 
-        A row has the columns of INDEX; one that carries evidence (`features` present) has those of DATA too.
+        A row has the columns of INDEX; one that carries evidence (`masks` present) has those of DATA too.
         """
         shard = uuid.uuid4().hex
-        evidence = {row["evidence_key"]: row for row in rows if row.get("features") is not None}
+        evidence = {row["evidence_key"]: row for row in rows if row.get("masks") is not None}
         written = 0
         if evidence:
             version = {"schema_version": SCHEMA_VERSION}
@@ -82,7 +91,7 @@ class EvidenceStore:
             written = storage.write_parquet(storage.join(self.url, f"data-{shard}.parquet"), table, row_group_size=8)
         index = []
         for row in rows:
-            own = row.get("features") is not None
+            own = row.get("masks") is not None
             index.append(
                 {
                     **{name: row.get(name) for name in INDEX.names},

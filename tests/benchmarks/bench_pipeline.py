@@ -9,6 +9,8 @@ samples the memory of the whole process tree (PSS, so that Ray's shared memory c
     summary    the same as the run's own summary has it: from its first result on, which favours short runs a little
     decide     images a second of *decide*
     peak, driver   highest PSS of all processes together, and of the driver alone, MB
+    cpu_seconds_per_image (in the JSON)   of all processes, starting included: what other work on the machine slows
+                   least
 
 Flat means that rate and peak at the largest N are within 15 % of those at the smallest. Then, for the largest N: the
 same command again (`reused` must be N, and no process but the driver be seen: no Ray, so no model), and the job with
@@ -73,6 +75,7 @@ def run_job(options: argparse.Namespace, count: int, classes: Path, output: Path
         "decide_images_per_second": details["decide_images_per_second"],
         "wall_seconds": round(wall, 1),
         "cpu_seconds": round(tree.cpu_seconds, 1),
+        "cpu_seconds_per_image": round(tree.cpu_seconds / details["images"], 4),
         "peak_pss_mb": round(tree.peak_mb),
         "driver_peak_pss_mb": round(tree.peaks_mb[job.pid]),
         "at_peak_mb": {name: round(mb) for name, mb in list(tree.at_peak.items())[:6]},
@@ -115,7 +118,8 @@ def compare(runs: list[dict[str, Any]]) -> dict[str, Any]:
     rates = "steady_images_per_second", "observe_images_per_second"
     # A run of few shards has no steady part; then the summaries are compared.
     rate = rates[0] if all(run[rates[0]] for run in (runs[0], runs[-1])) else rates[1]
-    ratios = {n: round(runs[-1][n] / runs[0][n], 3) for n in (rate, rates[1], "peak_pss_mb", "driver_peak_pss_mb")}
+    names = (rate, rates[1], "cpu_seconds_per_image", "peak_pss_mb", "driver_peak_pss_mb")
+    ratios = {name: round(runs[-1][name] / runs[0][name], 3) for name in names}
     flat = {name: abs(ratios[name] - 1) <= FLAT for name in (rate, "peak_pss_mb")}
     for name, within in flat.items():
         print(f"{name}, {runs[-1]['images']} to {runs[0]['images']}: {ratios[name]:.3f}, within 15 %: {_yes(within)}")

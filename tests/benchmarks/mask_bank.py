@@ -28,7 +28,7 @@ from models.clip.text import TextEncoder  # noqa: E402
 from models.evidence import MASK_SOURCES, Evidence, decode, encode  # noqa: E402
 from models.observe import Observer  # noqa: E402
 from models.observe_config import HeatPromptConfig, ObserveConfig, SamObserveConfig  # noqa: E402
-from models.sam.heat_prompts import heat_masks  # noqa: E402
+from models.sam.heat_prompts import heat_masks, heat_prompts  # noqa: E402
 from models.sam.prompts import Prompts  # noqa: E402
 from pipelines.classes import ClassSet  # noqa: E402
 from pipelines.references import resolve  # noqa: E402
@@ -119,9 +119,10 @@ def heat_scores(
         one = {"heat": iou((heat > HEAT_THRESHOLD) & known, truth)}
         for kind in KINDS:
             assert observer.sam is not None
-            (answer,) = heat_masks(observer.sam, [picture], [maps[row : row + 1]], HeatPromptConfig(kind=kind))
+            asked = [heat_prompts(maps[row], HeatPromptConfig(kind=kind))]
+            ((bank, _),) = heat_masks(observer.sam, [observer.sam.prepare(picture)], [asked])
             union = np.zeros(labels.shape, bool)
-            for probs in answer.bank.probs:
+            for probs in bank.probs:
                 union |= enlarged(probs, labels.shape)
             one[kind] = iou(union & known, truth)
         scores.append(one)

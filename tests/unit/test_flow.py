@@ -28,7 +28,7 @@ def wanted(asset: str, size: int = 3) -> Wanted:
 def index_row(asset: str, key: str = "", outcome: str = "ok", error: str = "") -> dict[str, object]:
     row: dict[str, object] = {"asset": asset, "size_bytes": 3, "mtag": "1", "hints_digest": "", "digest": "d"}
     row |= {"evidence_key": key, "outcome": outcome, "error": error}
-    return row | ({"features": b"x"} if outcome == "ok" and key else {})
+    return row | ({"masks": b"x"} if outcome == "ok" and key else {})
 
 
 def test_what_could_not_be_reached_is_tried_again_and_what_is_damaged_is_not(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_what_could_not_be_reached_is_tried_again_and_what_is_damaged_is_not(tmp
 
 def test_the_second_of_two_same_photographs_waits_for_evidence_that_is_there(tmp_path: Path) -> None:
     run = run_at(tmp_path)
-    run.store.write_shard([{**index_row("b", "k"), "features": None}], run.run_id)
+    run.store.write_shard([{**index_row("b", "k"), "masks": None}], run.run_id)
     assert [row.asset for row in observing.look_up(run, [wanted("b")]).todo] == ["b"]
     run.store.write_shard([index_row("a", "k")], run.run_id)
     assert set(observing.look_up(run, [wanted("b")]).evidence) == {"b"}

@@ -185,8 +185,11 @@ def test_heat_maps_prompt_where_they_are_hot(observer: Observer) -> None:
     np.testing.assert_array_equal(hot, points.labels == 1)
     hottest = heat_prompts(heat[0], HeatPromptConfig(kind="heatmap", points=3))
     assert len(hottest) == 1 and (hottest.labels == 1).sum() == (hottest.labels == 0).sum() > 0
-    assert len(heat_prompts(heat[2], HeatPromptConfig())) == 0
-    (none, masks) = heat_masks(observer.sam, [noise(40, 60), noise(40, 60)], [heat[2:], heat], HeatPromptConfig())
-    assert len(none.bank.probs) == 0
-    np.testing.assert_array_equal(masks.class_of, [0, 1, 1])
-    assert masks.bank.probs.shape == (3, 11, 16) and (masks.bank.source == MASK_SOURCES.index("heat")).all()
+    assert len(heat_prompts(heat[2], HeatPromptConfig(kind="box"))) == 0
+    assert len(heat_prompts(heat[0], HeatPromptConfig(kind="none"))) == 0
+    inputs = [observer.sam.prepare(noise(40, 60)), observer.sam.prepare(noise(40, 60))]
+    asked = [[heat_prompts(one, HeatPromptConfig(kind="box")) for one in maps] for maps in (heat[2:], heat)]
+    (none, _), (masks, class_of) = heat_masks(observer.sam, inputs, asked)
+    assert len(none.probs) == 0
+    np.testing.assert_array_equal(class_of, [0, 1, 1])
+    assert masks.probs.shape == (3, 11, 16) and (masks.source == MASK_SOURCES.index("heat")).all()

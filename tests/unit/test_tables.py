@@ -64,7 +64,8 @@ def evidence_row(asset: str, key: str, outcome: str = "ok", own: bool = True) ->
         "evidence_key": key, "outcome": outcome,
     }  # fmt: skip
     if own:
-        row |= {"height": 4, "width": 5, "grid": [1, 1, 2], "features": b"ab", "guide": b"jpeg" + key.encode()}
+        row |= {"height": 4, "width": 5, "grid": [1, 1, 2], "features": b"ab", "masks": b""}
+        row["guide"] = b"jpeg" + key.encode()
     return row
 
 
