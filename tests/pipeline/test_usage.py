@@ -103,3 +103,27 @@ def test_a_changed_photograph_is_observed_again_and_a_vanished_one_loses_its_lab
     assert after["more/crop-0000.jpg"]["cause"] == "new image"
     assert after[names[1]]["digest"] == after["more/crop-0000.jpg"]["digest"]
     assert after[names[2]] == before[names[2]]
+
+
+def test_sam_asked_by_class_heat_is_stored_beside_the_evidence_and_taken_from_there(
+    job: Job, photos: Path, tmp_path: Path
+) -> None:
+    arguments = ("--corpus", photos, "--output", tmp_path / "out", "--heat.kind", "box")
+    first = job(*arguments, "--classes", "cat, cup")
+    assert first.code == 0, first.err[-3000:]
+    assert first.result["observed"] == first.result["labeled"] == IMAGES
+    assert f"heat: {IMAGES} images on" in first.err
+    # Another decision asks for nothing; it needs what is stored of both kinds.
+    asked = ("--classes", "cat, cup", "--decide.heat_mask_weight")
+    again = job(*arguments, *asked, "1", "--from-evidence")
+    assert again.code == 0, again.err[-3000:]
+    assert again.result["labeled"] == IMAGES
+    weighted = {asset: row["class_map"] for asset, row in label_rows(tmp_path / "out").items()}
+    without = job(*arguments, *asked, "0", "--from-evidence")
+    assert without.code == 0, without.err[-3000:]
+    assert weighted != {asset: row["class_map"] for asset, row in label_rows(tmp_path / "out").items()}
+    # A new class is asked about, on evidence that is there.
+    more = job(*arguments, "--classes", "cat, cup, dog")
+    assert more.code == 0, more.err[-3000:]
+    assert more.result["observed"] == 0 and more.result["labeled"] == IMAGES
+    assert f"heat: {IMAGES} images on" in more.err

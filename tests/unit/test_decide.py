@@ -7,11 +7,14 @@ import pytest
 from decide_scene import CLASSES, iou, make_world, weak
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from models.class_masks import ClassMasks
 from models.decide.baselines import centre_prior, heat_only, heat_par
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
 from models.decide.types import PROVENANCE, ClassArrays, Label, TextBank
+from models.evidence import MaskBank
 from models.metrics import expand_quarter
 
 CONFIG = DecideConfig()
@@ -242,3 +245,25 @@ def test_any_mix_of_weak_labels(labels):
     assert set(label.areas) <= allowed
     if labels.present is not None and labels.partial is None and not (len(labels.boxes) or labels.scribbles):
         assert {int(r) + 1 for r in np.flatnonzero(labels.present)} <= set(label.areas)
+
+
+def test_masks_that_a_class_asked_for_decide_where_the_bank_has_none():
+    """Heat and bank know nothing of the cat's shape; a mask that the cat's heat asked SAM for does."""
+    cat = WORLD.truth == 1
+    bank = WORLD.evidence.bank
+    blind = replace(WORLD.evidence, bank=replace(bank, **{n: getattr(bank, n)[1:3] for n in vars(bank)}))
+    probs = np.asarray(Image.fromarray((cat * 255).astype(np.uint8)).resize((64, 48)))[None]
+    one = np.ones(1, np.float32)
+    found = ClassMasks(MaskBank(probs, one, one, np.full(1, 4, np.uint8)), np.array([1], np.int32))
+    tagged = weak(tags=[0, 1, 2])
+    scores = {}
+    for weight in (0.0, 0.9):
+        config = replace(CONFIG, heat_mask_weight=weight)
+        scores[weight] = iou(decide(blind, WORLD.text, CLASSES, tagged, config, [found]), WORLD.truth, 1)
+    alone = decide(blind, WORLD.text, CLASSES, tagged, CONFIG)
+    assert scores[0.0] == iou(alone, WORLD.truth, 1)
+    assert scores[0.9] > scores[0.0] + 0.02 and scores[0.9] > 0.9
+    # A class that does not compete is not brought in by its mask.
+    other = ClassMasks(found.bank, np.array([4], np.int32))
+    with_it = decide(blind, WORLD.text, CLASSES, tagged, CONFIG, [other])
+    np.testing.assert_array_equal(with_it.class_map, alone.class_map)
