@@ -1,7 +1,7 @@
 """Evidence of the second kind: masks that belong to classes, because classes were asked for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,14 @@ class ClassMasks:
 
     bank: MaskBank
     class_ids: npt.NDArray[np.int32]
+
+    def renamed(self, class_ids: Mapping[int, int] | None) -> "ClassMasks":
+        """The masks of the classes that `class_ids` (old id to new) has, under their new ids; None: all as they are."""
+        if class_ids is None:
+            return self
+        kept = np.array([i for i, old in enumerate(self.class_ids.tolist()) if old in class_ids], np.intp)
+        bank = MaskBank(*(getattr(self.bank, field.name)[kept] for field in fields(MaskBank)))
+        return ClassMasks(bank, np.array([class_ids[int(self.class_ids[i])] for i in kept], np.int32))
 
 
 def encode(masks: ClassMasks) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from models.decide.config import DecideConfig
 from models.observe_config import HeatPromptConfig, ObserveConfig
@@ -139,6 +139,11 @@ class LabelConfig(Section):
         default=None, ge=0, description="stop observing after this time (2h, 30m, 90s), and publish what is done"
     )
     budget_images: int | None = Field(default=None, ge=0, description="stop cleanly after observing this many images")
+    labelers: tuple[str, ...] = Field(
+        default=("clip", "sam"),
+        description="what sees the images: clip and sam always, and students that train_student.py made: "
+        "clip,sam,student:out/student",
+    )
     pools: Literal["joint", "split"] = Field(
         default="joint", description="all models in every actor, or a pool for each model"
     )
@@ -149,6 +154,21 @@ class LabelConfig(Section):
     execution: ExecutionConfig = ExecutionConfig()
     report: ReportConfig = ReportConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("labelers")
+    @classmethod
+    def _known_labelers(cls, labelers: tuple[str, ...]) -> tuple[str, ...]:
+        others = [name for name in labelers if name not in ("clip", "sam") and not name.startswith("student:")]
+        if others:
+            raise ValueError(f"{others[0]!r} is no labeler: clip, sam or student:REFERENCE")
+        if not {"clip", "sam"} <= set(labelers):
+            raise ValueError("clip and sam make the evidence that everything is decided on: name both")
+        return labelers
+
+    @property
+    def students(self) -> list[str]:
+        """References of the students among the labelers."""
+        return [name.removeprefix("student:") for name in self.labelers if name.startswith("student:")]
 
     @property
     def budget_seconds(self) -> float | None:

@@ -68,6 +68,9 @@ class DecideConfig:
     heat_mask_weight: float = _setting(
         0.5, "greatest share of masks that a class's heat asked SAM for (heat.kind), against all before", 0.0, 1.0
     )
+    student_weight: float = _setting(
+        0.5, "share of what a student says (--labelers ...,student:REF) of the classes that it knows", 0.0, 1.0
+    )
     # Fusion with the background
     background_threshold: float = _setting(0.45, "fused strength below this is background", 0.05, 0.9)
     # Weak labels

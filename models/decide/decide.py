@@ -21,7 +21,7 @@ from models.decide.masks import bank_on_grid, component_masks, mask_quality, reg
 from models.decide.scene import Scene
 from models.decide.text_match import candidates, heat, normalise, patch_scores, presence
 from models.decide.types import PROVENANCE, ClassArrays, Label, TextBank, WeakArrays
-from models.evidence import Evidence
+from models.evidence import MASK_SOURCES, Evidence
 from models.refine.grids import fit_grid, resize_maps
 from models.refine.guided import guided_upsample
 from models.refine.par import affinity, propagate
@@ -30,6 +30,7 @@ DECIDE_VERSION = 1
 """Raise it when the same inputs give another label; labels made by an older version are then made anew."""
 
 Maps = npt.NDArray[np.float32]
+STUDENT = MASK_SOURCES.index("student")
 
 
 def decide(
@@ -178,16 +179,18 @@ def bank_maps(scene: Scene) -> Maps:
 
 
 def blend_class_masks(scene: Scene, votes: Votes, masks: ClassMasks) -> None:
-    """Let masks that were asked for by class speak, weighted by what SAM thinks of them, for their classes only."""
+    """Let evidence that knows classes speak for them: SAM's answers to their heat, or a student's probabilities."""
     drawn = bank_on_grid(masks.bank, scene.size)
-    quality = mask_quality(masks.bank)
+    student = bool((masks.bank.source == STUDENT).any())
+    quality = np.ones(len(drawn), np.float32) if student else mask_quality(masks.bank)
+    share = scene.config.student_weight if student else scene.config.heat_mask_weight
     maps, weight = np.zeros_like(votes.strength), np.zeros(len(scene.rows), np.float32)
     for index, row in enumerate(scene.rows):
         own = masks.class_ids == scene.classes.ids[row]
         if own.any():
             maps[index] = drawn[own].max(0)
-            weight[index] = scene.config.heat_mask_weight * quality[own].max()
-    votes.blend("mask", maps, weight[:, None, None])
+            weight[index] = share * quality[own].max()
+    votes.blend("student" if student else "mask", maps, weight[:, None, None])
 
 
 def blend_seeds(scene: Scene, votes: Votes, seeds: seed_rules.Seeds) -> None:

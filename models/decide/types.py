@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-PROVENANCE = ("background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy")
+PROVENANCE = ("background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy", "student")
 
 
 @dataclass(frozen=True)

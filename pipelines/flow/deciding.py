@@ -1,7 +1,7 @@
 """Decide what has no current label, and publish: one atomic commit makes a snapshot."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -87,8 +87,10 @@ class Decided:
     snapshot: int | None = None
 
 
-def decide_and_publish(run: Run, todo: Plan, text: TextBank | None) -> Decided:
-    """Decide `todo.work` on CPU actors, then commit all of it and the removals at once."""
+def decide_and_publish(
+    run: Run, todo: Plan, text: TextBank | None, class_ids: Mapping[str, Mapping[int, int]]
+) -> Decided:
+    """Decide `todo.work` on CPU actors, then commit all of it and the removals at once. class_ids: see the stage."""
     result = Decided(snapshot=run.labels.version())
     if not todo.work and not todo.removals:
         return result
@@ -98,7 +100,7 @@ def decide_and_publish(run: Run, todo: Plan, text: TextBank | None) -> Decided:
     if result.resumed:
         say(f"decide: {result.resumed:,} labels were decided by an interrupted run")
     if work:
-        files += _decide(run, work, prefix, text, result)
+        files += _decide(run, work, prefix, text, class_ids, result)
     if todo.removals:
         files.append(_removals(run, todo.removals))
     result.labeled = sum(file.rows for file in files) - len(todo.removals)
@@ -127,7 +129,12 @@ def _staged(run: Run, prefix: str, work: list[dict[str, Any]]) -> tuple[list[Dat
 
 
 def _decide(
-    run: Run, work: list[dict[str, Any]], prefix: str, text: TextBank | None, result: Decided
+    run: Run,
+    work: list[dict[str, Any]],
+    prefix: str,
+    text: TextBank | None,
+    class_ids: Mapping[str, Mapping[int, int]],
+    result: Decided,
 ) -> list[DataFile]:
     import ray
 
@@ -145,6 +152,7 @@ def _decide(
         run_id=run.run_id,
         created_at=run.created_at,
         strict=run.config.strict,
+        class_ids=class_ids,
     )
     cpus = float(ray.cluster_resources().get("CPU", 1))
     actors = max(1, min(int(cpus), -(-len(work) // ROWS_PER_TASK)))

@@ -48,13 +48,14 @@ def label_corpus(config: LabelConfig) -> Outcome:
     """
     plan.check(config)
     run, models = set_up(config)
+    kinds = second.kinds(run)
     try:
         rows = timed(run, "list", lambda: listing.list_corpus(run))
     except CorpusError as error:
         raise UsageError(str(error)) from error
     known = observing.look_up(run, rows, merge=not config.dry_run)
     if config.dry_run:
-        return _dry_run(run, rows, known, models)
+        return _dry_run(run, kinds, rows, known, models)
     _record_inputs(run)
     listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
     observed = Observed()
@@ -64,9 +65,9 @@ def label_corpus(config: LabelConfig) -> Outcome:
         known = observing.look_up(run, rows)
         listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
         say("observe: " + observing.describe(observed))
-    _second(run, rows, known, models, observed)
+    _second(run, kinds, rows, known, models, observed)
     todo = deciding.plan(run, rows, known)
-    decided = timed(run, "decide", lambda: _decide(run, todo, models))
+    decided = timed(run, "decide", lambda: _decide(run, todo, models, kinds))
     run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
     return _finish(run, rows, known, observed, decided, todo)
 
@@ -150,9 +151,15 @@ def _chunk(run: Run) -> int:
     return run.config.execution.batch_images or CHUNK_IMAGES[run.layout.device]
 
 
-def _second(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Models, observed: Observed) -> None:
-    """Bring evidence of the second kind up to date, where the config asks for any, and note it in `known`."""
-    kinds = second.kinds(run)
+def _second(
+    run: Run,
+    kinds: Sequence[second.Second],
+    rows: Sequence[listing.Wanted],
+    known: Known,
+    models: Models,
+    observed: Observed,
+) -> None:
+    """Bring evidence of the second kind up to date and note it in `known`."""
     for kind in kinds:
         kind.look_up(rows, known)
         if kind.known.todo and not run.config.from_evidence and not observed.out_of_budget:
@@ -166,12 +173,13 @@ def _second(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Mode
     second.join(known, kinds)
 
 
-def _decide(run: Run, todo: deciding.Plan, models: Models) -> deciding.Decided:
+def _decide(run: Run, todo: deciding.Plan, models: Models, kinds: Sequence[second.Second]) -> deciding.Decided:
     text = None
     if todo.work:
         _start_ray(run.config)
         text = embed_prompts(run.classes, models)
-    return deciding.decide_and_publish(run, todo, text)
+    class_ids = {kind.run.observe_id: ids for kind in kinds if (ids := kind.class_ids()) is not None}
+    return deciding.decide_and_publish(run, todo, text, class_ids)
 
 
 def embed_prompts(classes: ClassSet, models: Models) -> TextBank:
@@ -203,8 +211,9 @@ def _record_inputs(run: Run) -> None:
             raise UsageError(f"--output {run.config.output} cannot be written: {error}") from error
 
 
-def _dry_run(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Models) -> Outcome:
-    kinds = second.kinds(run)
+def _dry_run(
+    run: Run, kinds: Sequence[second.Second], rows: Sequence[listing.Wanted], known: Known, models: Models
+) -> Outcome:
     for kind in kinds:
         kind.look_up(rows, known)
     asked = sum(len(kind.known.todo) for kind in kinds)

@@ -1,67 +1,133 @@
-"""Evidence of the second kind: what models see once the classes are known. Optional, keyed, stored beside the first.
+"""Evidence of the second kind: what models see that know classes. Optional, keyed, stored beside the first.
 
-Each kind has a folder of its own in the evidence store; its id holds all that changes its numbers: the id of the
-class-free evidence, the class set and its own settings. A new class asks for it again, new thresholds do not.
+Each kind has a folder of its own in the evidence store; its id holds all that changes its numbers. That of SAM's answers
+to class heat holds the class set: a new class asks again. A student's holds the student: it knows what it knows. New
+thresholds never ask.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from models.decide.types import TextBank
+from pipelines.classes import ClassSet
+from pipelines.config import UsageError
 from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import Known, look_up
 from pipelines.flow.run import Run, digest
+from pipelines.references import ModelReferenceError, Resolved, resolve_student
 from pipelines.stages.heat import TEXT_MATCH, HeatStage, HeatStageConfig
 from pipelines.stages.observe import PoolConfig, pool_columns
 from pipelines.stages.observers import Models
 from pipelines.stages.read import ReadConfig
+from pipelines.stages.student import StudentStage, StudentStageConfig
 
-# Raise it whenever the same class-free evidence, class set and settings give other masks.
+# Raise one whenever the same inputs give other masks.
 HEAT_VERSION = 1
+STUDENT_VERSION = 1
 
 
 @dataclass
-class Heat:
-    """SAM asked by class heat maps. first: the run; run: the same with this kind's store in the place of its own."""
+class Second:
+    """One kind in one run. first: the run; run: the same with this kind's store in the place of its own."""
 
     first: Run
     run: Run
     known: Known = field(default_factory=Known)
-    name: str = "heat"
+    name = ""
+
+    def look_up(self, rows: Sequence[Wanted], first: Known) -> None:
+        """Compare with what is stored. first: only images that have class-free evidence are asked about."""
+        self.known = look_up(self.run, [self.asking(row, first) for row in rows if row.asset in first.evidence])
+
+    def asking(self, row: Wanted, first: Known) -> Wanted:
+        """The row with what this kind needs to know of it in `hints`."""
+        raise NotImplementedError
+
+    def pool(self, text: TextBank, models: Models, chunk_images: int) -> PoolConfig:
+        """The actors that hold its model."""
+        raise NotImplementedError
+
+    def class_ids(self) -> Mapping[int, int] | None:
+        """Stored class id to the class set's; None where they are the same."""
+        return None
+
+    def _read(self) -> ReadConfig:
+        config = self.first.config
+        images = config.images
+        # 0: an image that is tiled when it is observed is asked about as a whole.
+        return ReadConfig(self.run.observe_id, config.observe.picture_px, 0, images.max_pixels, images.read_threads)
+
+
+@dataclass
+class Heat(Second):
+    """SAM asked by class heat maps."""
+
+    name = "heat"
 
     @classmethod
     def of(cls, run: Run) -> "Heat":
         parts = [run.observe_id, run.classes.digest, asdict(run.config.heat), asdict(TEXT_MATCH), HEAT_VERSION]
         return cls(run, replace(run, observe_id=digest(parts)))
 
-    def look_up(self, rows: Sequence[Wanted], first: Known) -> None:
-        """Compare with what is stored. first: only images that have class-free evidence can be asked about."""
-        asked = []
-        for row in rows:
-            if row.asset in first.evidence:
-                shard, key, _ = first.evidence[row.asset]
-                hints = HeatStage.hints(shard, key, row.weak)
-                asked.append(replace(row, hints=hints, hints_digest=digest([key, row.weak_digest])))
-        self.known = look_up(self.run, asked)
+    def asking(self, row: Wanted, first: Known) -> Wanted:
+        shard, key, _ = first.evidence[row.asset]
+        return replace(row, hints=HeatStage.hints(shard, key, row.weak), hints_digest=digest([key, row.weak_digest]))
 
     def pool(self, text: TextBank, models: Models, chunk_images: int) -> PoolConfig:
-        """Actors that hold SAM."""
         run, config = self.first, self.first.config
         stage = HeatStageConfig(run.store, run.classes, text, config.observe, config.heat)
-        images = config.images
-        # 0: an image that is tiled when it is observed is asked about as a whole.
-        read = ReadConfig(self.run.observe_id, config.observe.picture_px, 0, images.max_pixels, images.read_threads)
         build = partial(HeatStage, stage, models, run.layout.device)
-        return PoolConfig(build, read, pool_columns(), chunk_images, threads=1)
+        return PoolConfig(build, self._read(), pool_columns(), chunk_images, threads=1)
 
 
-def kinds(run: Run) -> list[Heat]:
+@dataclass
+class Student(Second):
+    """A trained student as one more labeler."""
+
+    found: Resolved = field(kw_only=True)
+    name = "student"
+
+    @classmethod
+    def of(cls, run: Run, reference: str) -> "Student":
+        try:
+            found = resolve_student(reference, tracking_uri=run.config.tracking.uri)
+        except ModelReferenceError as error:
+            raise UsageError(f"--labelers: {error}") from error
+        parts = ["student", found.digest, run.config.observe.picture_px, run.layout.device, STUDENT_VERSION]
+        kind = cls(run, replace(run, observe_id=digest(parts)), found=found)
+        if not kind.class_ids():
+            raise UsageError(f"--labelers: the student {reference} knows none of the classes {run.classes.names[:8]}")
+        return kind
+
+    def asking(self, row: Wanted, first: Known) -> Wanted:
+        return replace(row, hints="", hints_digest="")
+
+    def pool(self, text: TextBank, models: Models, chunk_images: int) -> PoolConfig:
+        config = StudentStageConfig(self.found.reference, self.found.digest, self.first.config.tracking.uri)
+        build = partial(StudentStage, config, self.first.layout.device)
+        return PoolConfig(build, self._read(), pool_columns(), chunk_images, threads=1)
+
+    def class_ids(self) -> Mapping[int, int]:
+        from models.students.card import load_card
+
+        card = load_card(self.found.path)
+        named = zip(card.ids, card.names, strict=True)
+        return _same_names(list(named)[1 if card.background else 0 :], self.first.classes)
+
+
+def _same_names(known: Sequence[tuple[int, str]], classes: ClassSet) -> dict[int, int]:
+    rows = [(number, classes.index(name)) for number, name in known]
+    return {number: classes.classes[row].id for number, row in rows if row is not None and row >= 0}
+
+
+def kinds(run: Run) -> list[Second]:
     """The kinds that the config asks for."""
-    return [] if run.config.heat.kind == "none" else [Heat.of(run)]
+    found: list[Second] = [] if run.config.heat.kind == "none" else [Heat.of(run)]
+    return found + [Student.of(run, reference) for reference in run.config.students]
 
 
-def join(first: Known, seconds: Sequence[Heat]) -> None:
+def join(first: Known, seconds: Sequence[Second]) -> None:
     """Note in `first` what there is of the second kind; images that lack any of it cannot be decided yet."""
     for kind in seconds:
         for asset in list(first.evidence):

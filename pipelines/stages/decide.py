@@ -63,7 +63,8 @@ SUMMARY = pa.schema(
 
 @dataclass(frozen=True)
 class DecideStageConfig:
-    """All that a worker needs. prefix: of the names of the files it writes; strict: a bad weak label is a failure."""
+    """All that a worker needs. prefix: of the names of the files it writes; strict: a bad weak label is a failure;
+    class_ids: by observe id of evidence of the second kind, stored class id to the class set's, where they differ."""
 
     store: EvidenceStore
     labels_url: str
@@ -76,6 +77,7 @@ class DecideStageConfig:
     run_id: str
     created_at: datetime
     strict: bool
+    class_ids: Mapping[str, Mapping[int, int]]
 
 
 class DecideStage:
@@ -123,7 +125,7 @@ class DecideStage:
         found = {}
         for observe_id, places in wanted.items():
             for row in self.config.store.beside(observe_id).read(places, MASKS):
-                found[row["evidence_key"]] = class_masks.decode(row)
+                found[row["evidence_key"]] = class_masks.decode(row).renamed(self.config.class_ids.get(observe_id))
         return found
 
     def label(self, stored: Mapping[str, Any], item: Record, second: Mapping[str, ClassMasks]) -> dict[str, Any]:
