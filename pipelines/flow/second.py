@@ -1,8 +1,8 @@
 """Evidence of the second kind: what models see that know classes. Optional, keyed, stored beside the first.
 
-Each kind has a folder of its own in the evidence store; its id holds all that changes its numbers. That of SAM's answers
-to class heat holds the class set: a new class asks again. A student's holds the student: it knows what it knows. New
-thresholds never ask.
+Each kind has a folder of its own in the evidence store; its id holds all that changes its numbers. That of SAM's
+answers to class heat holds the class set: a new class asks again. A student's holds the student: it knows what it
+knows. New thresholds never ask.
 """
 
 from collections.abc import Mapping, Sequence

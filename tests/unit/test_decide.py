@@ -267,3 +267,18 @@ def test_masks_that_a_class_asked_for_decide_where_the_bank_has_none():
     other = ClassMasks(found.bank, np.array([4], np.int32))
     with_it = decide(blind, WORLD.text, CLASSES, tagged, CONFIG, [other])
     np.testing.assert_array_equal(with_it.class_map, alone.class_map)
+
+
+def test_a_student_is_weighed_and_named_where_it_decides():
+    """The student is sure of a dog where all else sees background."""
+    place = np.zeros((48, 64), np.uint8)
+    place[4:14, 4:20] = 255
+    one = np.ones(1, np.float32)
+    student = ClassMasks(MaskBank(place[None], one, one, np.full(1, 5, np.uint8)), np.array([2], np.int32))
+    tagged = weak(tags=[0, 1, 2])
+    for weight, expected in ((0.0, 0), (0.8, 2)):
+        config = replace(CONFIG, student_weight=weight)
+        label = decide(WORLD.evidence, WORLD.text, CLASSES, tagged, config, [student])
+        check(label, WORLD)
+        assert label.class_map[22, 30] == expected
+    assert source_at(label, 30, 22) == "student"

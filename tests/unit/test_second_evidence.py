@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from skimage import data as photographs
 from small_models import write_clip, write_sam
 
@@ -11,8 +12,11 @@ from models import class_masks, evidence
 from models.class_masks import ClassMasks
 from models.evidence import Hints, MaskBank
 from models.observe import Observer
+from models.students.build import build_student
+from models.students.card import StudentCard, save_student
+from models.students.config import StudentConfig
 from pipelines.classes import ClassSet
-from pipelines.config import LabelConfig
+from pipelines.config import LabelConfig, UsageError
 from pipelines.execution import layout
 from pipelines.flow import second
 from pipelines.flow.listing import Wanted
@@ -20,6 +24,7 @@ from pipelines.flow.observing import Known
 from pipelines.flow.run import Run
 from pipelines.stages.heat import HeatStage, HeatStageConfig
 from pipelines.stages.observers import Models
+from pipelines.stages.student import StudentStage, StudentStageConfig
 from pipelines.text import text_bank
 
 
@@ -102,3 +107,41 @@ def test_the_stage_asks_about_the_tagged_classes_on_stored_evidence(tmp_path: Pa
         stage.finish(stage.forward([stage.prepare(record)]), [record])
         assert record["mask_class"] and set(record["mask_class"]) == {class_id}
         assert record["mask_shape"][0] == len(record["mask_class"]) and "picture" not in record
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "student"
+    torch.manual_seed(0)
+    classes = ({"id": 0, "name": "background"}, {"id": 5, "name": "Dog"}, {"id": 9, "name": "lamp"})
+    config = StudentConfig("ffnet-xs")
+    save_student(folder, build_student(config, 3), StudentCard(config, classes, True, 96))
+    return folder
+
+
+def test_a_student_speaks_of_the_classes_it_shares_by_name(tmp_path: Path, student: Path) -> None:
+    run = run_at(tmp_path, heat={"kind": "none"}, labelers=["clip", "sam", f"student:{student}"])
+    [kind] = second.kinds(run)
+    assert kind.class_ids() == {5: 2}  # "dog" is the second of the run's classes
+    # Its evidence is its own: other classes ask for nothing, another student does.
+    other_classes = run_at(tmp_path, "dog, cup", heat={"kind": "none"}, labelers=["clip", "sam", f"student:{student}"])
+    assert second.kinds(other_classes)[0].run.observe_id == kind.run.observe_id
+    with pytest.raises(UsageError, match="knows none of the classes"):
+        second.kinds(run_at(tmp_path, "cup", heat={"kind": "none"}, labelers=["clip", "sam", f"student:{student}"]))
+    with pytest.raises(UsageError, match="labelers"):
+        second.kinds(run_at(tmp_path, heat={"kind": "none"}, labelers=["clip", "sam", f"student:{tmp_path}"]))
+
+    stage = StudentStage(StudentStageConfig(str(student), kind.found.digest, ""), "cpu")
+    record = {"picture": photographs.chelsea()}
+    stage.finish(stage.forward([stage.prepare(record)]), [record])
+    masks = class_masks.decode(record)
+    assert masks.class_ids.tolist() == [5, 9] and max(masks.bank.probs.shape[1:]) <= 96
+    shared = masks.renamed(kind.class_ids())
+    assert shared.class_ids.tolist() == [2] and len(shared.bank.probs) == 1
+    np.testing.assert_array_equal(shared.bank.probs[0], masks.bank.probs[0])
+
+
+@pytest.mark.parametrize("labelers", ["clip", "clip,sam,dino", "student:x"])
+def test_labelers_that_cannot_be_are_named(tmp_path: Path, labelers: str) -> None:
+    with pytest.raises(ValueError, match=r"name both|no labeler"):
+        run_at(tmp_path, labelers=labelers.split(","))
