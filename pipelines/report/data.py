@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from models.decide.types import PROVENANCE
+
 HISTOGRAM_BINS = 20
 
-#: What a label's provenance grid indexes, for a page built without the label's own list.
-PROVENANCE = ("background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy")
+__all__ = ["PROVENANCE", "QuarantineRow", "ReportClass", "ReportData", "ReportItem", "Totals"]
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def dataflow(corpus: str, count: int, output: str) -> dict[str, float]:
     known = observing.look_up(run, rows)
     listing.write_manifest(run, rows, {}, False)
     execution.start_ray("", run.config.execution.object_store_mb)
-    observed = observing.timed(run, "observe", lambda: observing.observe(run, rows, known, [pool]))
+    observed = observing.timed(run, "observe", lambda: observing.observe(run, known, [pool]))
     known = observing.timed(run, "look up", lambda: observing.look_up(run, rows))
     listing.write_manifest(run, rows, {asset: found[2] for asset, found in known.evidence.items()}, False)
     if observed.observed != count or len(known.evidence) != count:
