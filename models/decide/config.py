@@ -66,7 +66,7 @@ class DecideConfig:
         0.6, "share of region voting (every mask votes by contrast of heat) in what the bank says", 0.0, 1.0
     )
     heat_mask_weight: float = _setting(
-        0.5, "greatest share of masks that a class's heat asked SAM for (heat.kind), against all before", 0.0, 1.0
+        0.3, "greatest share of masks that a class's heat asked SAM for (heat.kind), against all before", 0.0, 1.0
     )
     student_weight: float = _setting(
         0.5, "share of what a student says (--labelers ...,student:REF) of the classes that it knows", 0.0, 1.0
