@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from models.palette import default_color
 from pipelines.class_builtins import BACKGROUND_WORDS, BUILTINS, TEMPLATES
 
 if TYPE_CHECKING:
@@ -286,17 +287,6 @@ def _color(value: object, id: int, where: str) -> Color:
     if isinstance(value, list | tuple) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value):
         return value[0], value[1], value[2]
     raise ClassSetError(f'{where}: a color is "#rrggbb" or three numbers in 0..255, not {value!r}')
-
-
-def default_color(id: int) -> Color:
-    """The colour of the id in the PASCAL VOC colour map: 0 is black, distinct for every id below 2**24."""
-    red = green = blue = 0
-    for bit in range(8):
-        red |= (id & 1) << (7 - bit)
-        green |= (id >> 1 & 1) << (7 - bit)
-        blue |= (id >> 2 & 1) << (7 - bit)
-        id >>= 3
-    return red, green, blue
 
 
 def _class_entry(item: Any, position: int, default_id: int) -> ClassEntry:

@@ -66,8 +66,7 @@ class Student(nn.Module):
         levels = self.backbone(x)
         rows, columns = -(-height // STRIDE), -(-width // STRIDE)
         feats = self.head(levels)[:, :, :rows, :columns]
-        deep = levels[-1][:, :, : -(-height // PAD_TO), : -(-width // PAD_TO)]
-        return {"logits": self.classifier(self.dropout(feats)), "feats": feats, "aux": {"deep": deep}}
+        return {"logits": self.classifier(self.dropout(feats)), "feats": feats, "aux": {"deep": levels[-1]}}
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """What may start from other weights, and then wants a lower learning rate."""

@@ -1,0 +1,112 @@
+"""A student as an ONNX file: any batch, any size, checked against PyTorch.
+
+import onnxruntime
+session = onnxruntime.InferenceSession("student.onnx")
+(logits,) = session.run(["logits"], {"images": images})   # float32 [B, 3, H, W] in 0..1 -> [B, C, H/4, W/4]
+"""
+
+import copy
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.students.student import Student
+
+OPSET = 18  # what the exporter writes without converting versions
+TOLERANCE = 1e-4  # of the largest logit
+
+
+class OnnxMismatch(RuntimeError):
+    """The exported file gives other logits than the student."""
+
+
+class _Logits(nn.Module):
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.student(images)["logits"]
+
+
+def export_onnx(student: Student, path: str | Path, size: int = 352) -> float:
+    """Write `path`, one file with the weights inside: input "images" [batch, 3, height, width], output "logits".
+
+    The student itself is left as it is; a copy in evaluation mode and float32 on the CPU is exported.
+
+    Args:
+        size: side in px of the square picture that it is checked at, beside smaller, larger, wide, tall and odd ones.
+
+    Returns:
+        The largest absolute difference of any logit from PyTorch's, over all batches and sizes checked.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is missing; the message names the extra.
+        OnnxMismatch: that difference is above 1e-4 of the largest logit. The file is then removed.
+    """
+    _require_packages()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = _Logits(copy.deepcopy(student)).eval().float().cpu()
+    # Both examples have no dimension of 1 and no two dimensions alike, which the exporter would take for constants.
+    example = torch.rand(2, 3, 96, 160)
+    batch, height, width = (torch.export.Dim.DYNAMIC for _ in range(3))
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        torch.onnx.export(
+            model,
+            (example,),
+            str(path),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: batch, 2: height, 3: width}},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    finally:
+        log.setLevel(level)
+    difference, scale = compare(model, path, size)
+    if not difference <= TOLERANCE * scale:
+        path.unlink()
+        raise OnnxMismatch(f"the ONNX logits differ from PyTorch's by {difference:.3g}, and are at most {scale:.3g}")
+    return difference
+
+
+def compare(model: nn.Module, path: Path, size: int) -> tuple[float, float]:
+    """(largest absolute difference, largest absolute logit) over several batches and sizes of random pictures."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    difference = scale = 0.0
+    for images in _pictures(size):
+        (found,) = session.run(["logits"], {"images": images.numpy()})
+        with torch.inference_mode():
+            wanted = model(images).numpy()
+        if found.shape != wanted.shape:
+            raise OnnxMismatch(f"{tuple(images.shape)} gives {found.shape} in ONNX and {wanted.shape} in PyTorch")
+        difference = max(difference, float(np.abs(found - wanted).max()))
+        scale = max(scale, float(np.abs(wanted).max()))
+    return difference, scale
+
+
+def _pictures(size: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((1, size, size), (3, size // 2, size), (2, size, size * 3 // 4 + 1), (1, 97, 61), (4, 64, 64))
+    for batch, height, width in shapes:
+        yield torch.rand(batch, 3, height, width, generator=generator)
+
+
+def _require_packages() -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise ImportError(f"ONNX export needs {name}: pip install 'maskstream[export]'") from error
