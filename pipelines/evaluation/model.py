@@ -28,7 +28,8 @@ from pipelines.report.worst import JudgedItem, WorstPage
 PROGRESS_SECONDS = 5.0
 READ_THREADS, READ_AHEAD = 4, 16
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)

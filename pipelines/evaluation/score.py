@@ -30,7 +30,7 @@ class MapScore:
         self.boundary, self.calibration = BoundaryF(len(self.names), IGNORED), Calibration()
 
     def update(
-        self, gold: npt.NDArray[np.int32], found: npt.NDArray[np.int32], confidence: npt.NDArray[np.float32]
+        self, gold: npt.NDArray[np.int32], found: npt.NDArray[np.int32], confidence: npt.NDArray[np.floating]
     ) -> None:
         """Add an image: common indices [H, W] each, and confidence [H, W], 0..1."""
         self.images += 1
@@ -77,7 +77,7 @@ class Score:
         """Add an image: common indices [H, W] each, and the confidence grid [ceil(H/4), ceil(W/4)]."""
         sure = expand_quarter(confidence, *gold.shape).astype(np.uint8)
         keep = sure >= round(keep_threshold * 255)  # as `decide` counts coverage
-        self.all.update(gold, label, sure.astype(np.float32) / 255)
+        self.all.update(gold, label, sure / np.float32(255))
         self.kept.update(gold, label, keep)
         self.share.update(gold, keep)
 

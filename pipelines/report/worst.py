@@ -148,7 +148,9 @@ class WorstPage:
             gold=layers.class_png(item.gold, self._colors, self.background),
             label=layers.class_png(item.found, self._colors, self.background),
             confidence=layers.grid_png(confidence, layers.confidence_palette()),
-            difference=layers.paletted_png(layers.shrink(difference), [c for _, c in DIFFERENCES], RIGHT),
+            difference=layers.paletted_png(
+                layers.shrink(difference).astype(np.uint8), [c for _, c in DIFFERENCES], RIGHT
+            ),
             unsure=layers.unsure_png(judged.astype(np.uint8) * 255, 1.0),
             iou=item.iou,
             accuracy=float((difference == RIGHT)[judged].mean()) if judged.any() else 0.0,
