@@ -6,6 +6,7 @@
     hf:openai/clip-vit-base-patch16      a repository of the Hugging Face hub, from its cache or the network
     /path/to/folder, sam_vit_b.pth       a local file or folder
     s3://bucket/sam_vit_h_4b8939.pth     any URL that fsspec reads (https, s3, gs, ...); downloaded once
+    models:/NAME@ALIAS, models:/NAME/3   a model of the MLflow registry; downloaded once a version
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from fsspec.core import split_protocol, url_to_fs
 POCKET = Path(__file__).resolve().parents[1] / "models" / "pocket"
 IGNORED = {".md", ".txt.lock", ".lock"}  # A folder's digest is that of its weights and configuration, not of prose.
 VERSION_FIELDS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created", "size")  # As each store calls them.
+STUDENT_CARD = "card.json"  # What makes a folder a student's.
 HUB_FILES = ["*.json", "*.txt", "*.model"]  # Configuration and tokenizer.
 HUB_WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin", "*.pth"])  # The first kind that the repository has.
 
@@ -38,30 +40,70 @@ class Resolved:
     digest: str
 
 
-def resolve(reference: str, cache: str | Path | None = None) -> Resolved:
+def resolve(reference: str, cache: str | Path | None = None, tracking_uri: str = "") -> Resolved:
     """The local checkpoint that a model reference names; downloaded if need be.
 
     Args:
         reference: see the module's text.
         cache: folder for downloads; $MASKSTREAM_CACHE or ~/.cache/maskstream otherwise.
+        tracking_uri: whose registry `models:/` means; $MLFLOW_TRACKING_URI otherwise.
 
     Raises:
         ModelReferenceError: nothing is there, or it cannot be reached.
     """
+    path = _locate(reference, Path(cache or _default_cache()), tracking_uri)
+    return Resolved(reference, path, content_digest(path))
+
+
+def resolve_student(reference: str, cache: str | Path | None = None, tracking_uri: str = "") -> Resolved:
+    """The folder with a student's card and weights, of what train_student.py wrote or registered.
+
+    `reference` may be its OUTPUT, the `student` folder in it, a URL of either, or a model of the registry; of a remote
+    OUTPUT only that folder is downloaded. Raises ModelReferenceError.
+    """
+    inner = reference.rstrip("/") + "/student"
+    source = inner if _is_remote(reference) and _has_card(inner) else reference
+    found = _locate(source, Path(cache or _default_cache()), tracking_uri)
+    folders = [found, found / "student"]
+    if reference.startswith("models:"):  # MLflow keeps a model's files in a folder of its own making
+        folders += sorted(card.parent for card in found.rglob(STUDENT_CARD))
+    for folder in folders:
+        if (folder / STUDENT_CARD).is_file():
+            return Resolved(reference, folder, content_digest(folder))
+    raise ModelReferenceError(
+        f"model reference {reference!r}: there is no student at {found}, which would be a folder with {STUDENT_CARD}; "
+        "give the --output of train_student.py, or the `student` folder in it"
+    )
+
+
+def _has_card(folder: str) -> bool:
+    """Whether a remote folder is a student's. An unreachable store says no here; `resolve` says why."""
+    try:
+        fs, remote = url_to_fs(f"{folder.rstrip('/')}/{STUDENT_CARD}")
+        return bool(fs.exists(remote))
+    except Exception:
+        return False
+
+
+def _locate(reference: str, cache: Path, tracking_uri: str) -> Path:
+    """The local file or folder, downloaded if need be. Raises ModelReferenceError."""
     kind, _, rest = reference.partition(":")
     if kind == "pocket":
-        path = _pocket(reference, rest)
-    elif kind == "hf":
-        path = _hub(reference, rest)
-    elif split_protocol(reference)[0] not in (None, "file", "local"):
-        path = _download(reference, Path(cache or _default_cache()))
-    else:
-        path = Path(reference.removeprefix("file://").removeprefix("local://")).expanduser()
-        if not path.exists():
-            raise ModelReferenceError(
-                f"model reference {reference!r}: there is no such file or folder ({path.absolute()})"
-            )
-    return Resolved(reference, path, content_digest(path))
+        return _pocket(reference, rest)
+    if kind == "hf":
+        return _hub(reference, rest)
+    if kind == "models":
+        return _registered(reference, cache, tracking_uri)
+    if _is_remote(reference):
+        return _download(reference, cache)
+    path = Path(reference.removeprefix("file://").removeprefix("local://")).expanduser()
+    if not path.exists():
+        raise ModelReferenceError(f"model reference {reference!r}: there is no such file or folder ({path.absolute()})")
+    return path
+
+
+def _is_remote(reference: str) -> bool:
+    return split_protocol(reference)[0] not in (None, "file", "local")
 
 
 def content_digest(path: Path) -> str:
@@ -118,6 +160,19 @@ def _hub(reference: str, repository: str) -> Path:
     )
 
 
+def _registered(reference: str, cache: Path, tracking_uri: str) -> Path:
+    from pipelines.tracking import fetch_model
+
+    try:
+        return fetch_model(reference, cache / "models", tracking_uri)
+    except Exception as error:  # MLflow's stores have errors of their own kinds.
+        raise ModelReferenceError(
+            f"model reference {reference!r} cannot be had from the registry ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}); write models:/NAME@ALIAS or "
+            "models:/NAME/VERSION, and give the registry's server with MLFLOW_TRACKING_URI or --tracking.uri"
+        ) from error
+
+
 def _download(reference: str, cache: Path) -> Path:
     """The file or folder behind a URL, in a folder of the cache named by the URL and what the server says of it.
 
@@ -125,8 +180,10 @@ def _download(reference: str, cache: Path) -> Path:
     """
     try:
         fs, remote = url_to_fs(reference)
-        info = fs.info(remote)
-        identity = repr([reference, *(info.get(key) for key in VERSION_FIELDS)])
+        # What stores say of a folder does not change with the files in it.
+        files = fs.find(remote, detail=True) if fs.isdir(remote) else {remote: fs.info(remote)}
+        versions = [[name, *(info.get(key) for key in VERSION_FIELDS)] for name, info in sorted(files.items())]
+        identity = repr([reference, versions])
         name = remote.rstrip("/").rsplit("/", 1)[-1]
         target = cache / "models" / hashlib.sha256(identity.encode()).hexdigest()[:16] / name
         if not target.exists():

@@ -344,6 +344,38 @@ def _run_onnx(path: Path, images: Any) -> Any:
     return session.run(["logits"], {"images": images})[0]
 
 
+def fetch_model(reference: str, cache: Path, uri: str = "") -> Path:
+    """Local folder of a registered model, `models:/NAME@ALIAS` or `models:/NAME/VERSION`. MLflow's errors pass through.
+
+    A version never changes, so each is downloaded once: to `cache`, under the registry's address, name and version.
+    """
+    import hashlib
+    import tempfile
+
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    tracking_uri, _ = choose_store(uri, ".")
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    name, alias, last = reference.removeprefix("models:/").rpartition("@")
+    if alias:
+        version = client.get_model_version_by_alias(name, last).version
+    else:
+        name, _, version = reference.removeprefix("models:/").rpartition("/")
+    identity = hashlib.sha256(f"{tracking_uri}\0{name}\0{version}".encode()).hexdigest()[:16]
+    target = cache / identity / "model"
+    if not target.exists():
+        source = client.get_model_version_download_uri(name, version)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            found = download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=tracking_uri)
+            with contextlib.suppress(OSError):  # another process was quicker
+                Path(found).rename(target)
+    return target
+
+
 def how_to_look(tracking_uri: str) -> str:
     """What a person types or opens to see the runs of this store."""
     if tracking_uri.startswith(_HTTP):

@@ -4,7 +4,7 @@ NumPy and Pillow only: it runs in the processes that prepare data, which hold no
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ FILL_RGB = (124, 116, 104)
 Picture = npt.NDArray[np.uint8]
 Target = npt.NDArray[np.int16]
 Weight = npt.NDArray[np.uint8]
+Values = TypeVar("Values", bound=np.integer)
 
 
 def _option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
@@ -88,9 +89,7 @@ def view_picture(picture: Picture, view: View, size: int) -> Picture:
     return np.ascontiguousarray(out[:, ::-1]) if view.flip else out
 
 
-def view_map(
-    values: npt.NDArray[np.integer], view: View, size: int, outside: int
-) -> npt.NDArray[np.integer]:
+def view_map(values: npt.NDArray[Values], view: View, size: int, outside: int) -> npt.NDArray[Values]:
     """The same view of a map [h, w] as [size, size] of its dtype: nearest pixel, `outside` beyond the map."""
     rows = np.floor(view.top + (np.arange(size) + 0.5) / view.scale).astype(np.int64)
     columns = np.floor(view.left + (np.arange(size) + 0.5) / view.scale).astype(np.int64)
@@ -127,7 +126,7 @@ def augment(
     """
     if picture.shape[:2] != target.shape or target.shape != weight.shape:
         raise ValueError(f"picture {picture.shape[:2]}, target {target.shape} and weight {weight.shape} differ in size")
-    view = draw_view(*target.shape, size, config, random)
+    view = draw_view(target.shape[0], target.shape[1], size, config, random)
     seen = jitter(view_picture(picture, view, size), config, random)
     return seen, view_map(target, view, size, IGNORE), view_map(weight, view, size, 0)
 

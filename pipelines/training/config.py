@@ -43,13 +43,18 @@ class DataConfig(Section):
         default="row",
         description="pixels of a label that count: of at least its keep_threshold, of data.min_confidence, or all",
     )
-    min_confidence: float = Field(default=0.0, ge=0, le=1, description="data.keep=fixed: confidence of pixels that count")
+    min_confidence: float = Field(
+        default=0.0, ge=0, le=1, description="data.keep=fixed: confidence of pixels that count"
+    )
     confidence_weight: bool = Field(default=True, description="pixels weigh as much as their confidence; false: 1")
     point_radius: float = Field(
         default=0.015, ge=0, le=0.2, description="targets=weak: radius of a point, as a share of the longer side"
     )
     box_fill: float = Field(
-        default=0.4, ge=0, le=1, description="targets=weak: middle share of each side of a box that is its class; 0: none"
+        default=0.4,
+        ge=0,
+        le=1,
+        description="targets=weak: middle share of each side of a box that is its class; 0: none",
     )
     class_balance: float = Field(
         default=0.5, ge=0, le=1, description="how much more often images of rare classes are seen (0: not; 0.5: root)"
@@ -64,7 +69,7 @@ class DataConfig(Section):
     validation_images: int = Field(default=500, ge=1, description="images that a validation looks at, at most")
     group_by: Literal["auto", "none", "folder", "prefix", "digest"] = Field(
         default="auto",
-        description="what stays on one side of the validation split: equal bytes, runs of numbered frames (auto: both), "
+        description="what stays on one side of the validation split: equal bytes, runs of numbered names (auto: both), "
         "a folder, or single images",
     )
     shuffle_images: int = Field(
@@ -83,7 +88,9 @@ class OptimConfig(Section):
     )
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients make one step")
     lr: float = Field(default=1e-3, gt=0, description="learning rate of the head, at its highest")
-    backbone_lr_factor: float = Field(default=1.0, ge=0, description="the backbone's rate as a share of that; 0: frozen")
+    backbone_lr_factor: float = Field(
+        default=1.0, ge=0, description="the backbone's rate as a share of that; 0: frozen"
+    )
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled decay of weights, not of norms and biases")
     warmup_steps: int = Field(default=50, ge=0, description="steps of linear warm-up")
     schedule: Literal["poly", "cosine", "constant"] = Field(default="poly", description="after the warm-up")

@@ -49,7 +49,9 @@ def finish(training: "Training", checkpoint: str, told: "Told", tracker: Tracker
         classes=tuple(_classes(training)),
         background=training.prepared.channels.background,
         size_px=config.data.size_px,
-        extra={name: summary[name] for name in ("run_id", "miou", "validated_by", "steps", "labels", "snapshot", "recipe")},
+        extra={
+            name: summary[name] for name in ("run_id", "miou", "validated_by", "steps", "labels", "snapshot", "recipe")
+        },
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "student"
@@ -129,9 +131,7 @@ def _publish(folder: Path, address: str) -> None:
         storage.write_bytes(storage.join(address, file.name), file.read_bytes())
 
 
-def _track(
-    training: "Training", tracker: Tracker, student: "Student", folder: Path, summary: dict[str, Any]
-) -> None:
+def _track(training: "Training", tracker: Tracker, student: "Student", folder: Path, summary: dict[str, Any]) -> None:
     config = training.config
     tracker.params(config.model_dump(mode="json"))
     tracker.tags(
@@ -189,13 +189,15 @@ def sample_pictures(training: "Training", student: "Student") -> dict[str, bytes
 def _colors(training: "Training") -> npt.NDArray[np.uint8]:
     """uint8 [C + 1, 3]: the colour of each channel, and last, where -1 finds it, that of unknown pixels."""
     palette = training.prepared.classes.palette()
-    return np.stack([*(palette[class_id] for class_id in training.prepared.channels.ids), np.array(UNKNOWN_RGB)]).astype(
-        np.uint8
-    )
+    return np.stack(
+        [*(palette[class_id] for class_id in training.prepared.channels.ids), np.array(UNKNOWN_RGB)]
+    ).astype(np.uint8)
 
 
 def _tell(summary: dict[str, Any]) -> None:
-    miou = "not validated" if summary["miou"] is None else f"mIoU {summary['miou']:.4f} at step {summary['best_step']:,}"
+    miou = (
+        "not validated" if summary["miou"] is None else f"mIoU {summary['miou']:.4f} at step {summary['best_step']:,}"
+    )
     skipped = f", {len(summary['skipped'])} images skipped" if summary["skipped"] else ""
     say(
         f"trained {summary['steps']:,} steps in {duration(summary['seconds'])}, {summary['images_per_second']:.1f} "

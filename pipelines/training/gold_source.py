@@ -44,7 +44,9 @@ def open_gold_images(config: GoldConfig, labels: ClassSet | None, exclude: set[s
     """
     uri = str(config.uri)
     if labels is None and config.classes is None and not uri.startswith("voc:"):
-        raise UsageError("--gold.classes is missing: it says what the ids in the masks mean (voc, camvid, a file, names)")
+        raise UsageError(
+            "--gold.classes is missing: it says what the ids in the masks mean (voc, camvid, a file, names)"
+        )
     default = labels or ClassSet.load(config.classes or "voc")
     gold = open_gold(uri, config.split, config.classes, default, config.ignore, None, exclude)
     photographs = _photographs(config, gold)

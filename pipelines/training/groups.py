@@ -1,11 +1,11 @@
 """What must stay together when some images are set aside: near-duplicates and frames of one video.
 
-    none    every image alone
-    folder  all images of a folder
-    prefix  numbered names: runs of consecutive numbers behind the same beginning ("walk_0012.jpg", "walk_0013.jpg"),
-            cut into pieces where a run is long, so that one long video can be on both sides with few neighbours apart
-    digest  images with the same bytes (where the digest is known: of labeled images)
-    auto    prefix, joined with digest
+none    every image alone
+folder  all images of a folder
+prefix  numbered names: runs of consecutive numbers behind the same beginning ("walk_0012.jpg", "walk_0013.jpg"),
+        cut into pieces where a run is long, so that one long video can be on both sides with few neighbours apart
+digest  images with the same bytes (where the digest is known: of labeled images)
+auto    prefix, joined with digest
 """
 
 import re
@@ -20,9 +20,7 @@ LONGEST_PIECE = 64
 _NUMBERED = re.compile(r"(.*?)(\d+)[^\d/]*$", re.DOTALL)
 
 
-def groups(
-    assets: Sequence[str], digests: Sequence[str], group_by: str, share: float
-) -> npt.NDArray[np.int64]:
+def groups(assets: Sequence[str], digests: Sequence[str], group_by: str, share: float) -> npt.NDArray[np.int64]:
     """int64 [N], the group of each image, counted from 0 in the order of the images.
 
     digests: "" where unknown. share: of the images that will be set aside, 0..1.

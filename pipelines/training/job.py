@@ -140,9 +140,10 @@ def _tell_plan(training: Training) -> None:
         f"{len(plan.unlabeled):,} unlabeled; {len(prepared.channels)} classes; {training.config.student.name}, "
         f"recipe {training.config.recipe}"
     )
+    epochs = sizes.steps * sizes.step_images / len(plan.train)
     say(
-        f"train: {sizes.steps:,} steps of {sizes.step_images} images ({sizes.steps * sizes.step_images / len(plan.train):.1f} "
-        f"epochs) on {training.layout.workers} {training.layout.device} workers and {training.layout.readers} readers; "
+        f"train: {sizes.steps:,} steps of {sizes.step_images} images ({epochs:.1f} epochs) on "
+        f"{training.layout.workers} {training.layout.device} workers and {training.layout.readers} readers; "
         f"a kill costs at most {training.config.checkpoint_every_steps} steps"
     )
 
@@ -284,4 +285,3 @@ class Listener:
         self._tracker.flush()
         if self._tracker.run_id and not self._training.record.mlflow_run_id:
             self._remember_mlflow()
-

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.device import autocast, pick_dtype
 from models.losses.ema import make_ema, update_ema
 from models.losses.recipes import RECIPES, extra_modules
-from models.losses.types import Terms, TargetBatch, TrainState
+from models.losses.types import TargetBatch, Terms, TrainState
 from models.students.build import build_student
 from models.students.student import Student
 from pipelines.training.config import OptimConfig, TrainConfig
@@ -49,8 +49,7 @@ class Learner:
         self.config, self.device, self.rank = config, device, rank
         torch.manual_seed(config.seed)
         self.student: Student = build_student(config.student, num_classes)
-        extra: Mapping[str, nn.Module] = extra_modules(config.losses, num_classes, config.recipe)
-        self.extra = nn.ModuleDict(dict(extra)).to(device)
+        self.extra = extra_modules(config.losses, num_classes, config.recipe).to(device)
         self.student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.optim.backbone_lr_factor == 0:
             for parameter in self.student.backbone_parameters():
@@ -91,7 +90,7 @@ class Learner:
         for number, batch in enumerate(batches):
             with self._quiet(number < len(batches) - 1), autocast(self.device, self.dtype):
                 terms: Terms = self.recipe(self.replica, batch, state, self.config.losses)
-                self.scaler.scale(terms["loss"] / len(batches)).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(terms["loss"] / len(batches)).backward()
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value.detach() / len(batches)
         self.scaler.unscale_(self.optimizer)

@@ -57,7 +57,8 @@ class Loader:
     """Makes blocks of the stream. Public methods but __call__ need no Ray."""
 
     def __init__(self, plan: Any, sources: list[TargetSource], settings: LoaderSettings, monitor: Any) -> None:
-        """plan: a Plan, or a list with the reference of one (a bare one Ray would fetch by itself). monitor: an actor handle, None outside of Ray."""
+        """plan: a Plan, or a list with the reference of one (a bare one Ray would fetch by itself). monitor: an actor
+        handle, None outside of Ray."""
         if not isinstance(plan, Plan):
             import ray
 
@@ -74,9 +75,7 @@ class Loader:
         self.samplers = {LABELED: Sampler(plan.train, weight, images.shard[plan.train], *order, LABELED)}
         if len(plan.unlabeled):
             even = np.ones(len(plan.unlabeled))
-            self.samplers[UNLABELED] = Sampler(
-                plan.unlabeled, even, images.shard[plan.unlabeled], *order, UNLABELED
-            )
+            self.samplers[UNLABELED] = Sampler(plan.unlabeled, even, images.shard[plan.unlabeled], *order, UNLABELED)
 
     def __call__(self, block: pa.Table) -> Rows:
         if self._segment is None:

@@ -51,7 +51,8 @@ def open_output(config: TrainConfig, output: str) -> Record | None:
     if changed:
         told = "; ".join(f"{name} was {found.learned.get(name)}, is {now.get(name)}" for name in changed[:3])
         raise UsageError(
-            f"{output} holds a training with other settings ({told}): --restart trains anew, another --output keeps both"
+            f"{output} holds a training with other settings ({told}): --restart trains anew, another --output "
+            "keeps both"
         )
     summary = storage.join(output, SUMMARY)
     if storage.exists(summary):

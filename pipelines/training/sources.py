@@ -97,8 +97,8 @@ def _roles(config: TrainConfig, images: Images, trained: int, gold: GoldImages |
     stay, aside = split(group_of, data.validation_share, data.validation_images, config.seed)
     if not len(aside):
         raise UsageError(
-            f"data.validation_share {data.validation_share} of {trained} images in {len(set(group_of.tolist()))} groups "
-            "sets no group aside: give a larger share, another data.group_by, or gold masks; 0 validates nothing"
+            f"data.validation_share {data.validation_share} of {trained} images in {len(set(group_of.tolist()))} "
+            "groups sets no group aside: give a larger share, another data.group_by, or gold masks; 0 validates nothing"
         )
     return Plan(images, stay, aside, unlabeled), "labels" if config.labels is not None else "gold"
 
@@ -123,7 +123,7 @@ def _allowed(images: Images, exclude: set[str], gold: GoldImages | None) -> tupl
     return np.array(keep, np.int64), told
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Corpus:
     """What `open_corpus` wants to know of the unlabeled images."""
 
@@ -131,7 +131,7 @@ class _Corpus:
     split: str | None
     weak_file: str | None = None
     weak: tuple[str, ...] = ()
-    images: ImagesConfig = ImagesConfig()
+    images: ImagesConfig = field(default_factory=ImagesConfig)
 
 
 def _unlabeled(config: TrainConfig, gold: GoldImages | None, known: list[Images], channels: int) -> list[Images]:

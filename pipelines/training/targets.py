@@ -64,9 +64,7 @@ class Channels:
         table = np.full(max(i for i, _ in entries) + 1, IGNORE, np.int16)
         for channel, (class_id, _) in enumerate(entries):
             table[class_id] = channel
-        return cls(
-            tuple(n for _, n in entries), tuple(i for i, _ in entries), classes.background is not None, table
-        )
+        return cls(tuple(n for _, n in entries), tuple(i for i, _ in entries), classes.background is not None, table)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,8 +1,8 @@
 """The frozen models that `teachers` names.
 
-    out/large            a trained student: OUTPUT of train_student.py, its `student` folder, or a URL
-    out/a+out/b          several of them as one ensemble
-    clip:pocket:clip     a CLIP model reference; it knows the classes by their prompts
+out/large            a trained student: OUTPUT of train_student.py, its `student` folder, or a URL
+out/a+out/b          several of them as one ensemble
+clip:pocket:clip     a CLIP model reference; it knows the classes by their prompts
 """
 
 import torch

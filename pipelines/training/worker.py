@@ -213,7 +213,7 @@ class Worker:
         best = None
         if self.best is not None:
             confusion = torch.from_numpy(self.best.confusion)
-            best = {"miou": self.best.miou, "step": self.best.step, "confusion": confusion, "weights": self.best.weights}
+            best = {**vars(self.best), "confusion": confusion}
         progress = {"stale": self.stale, "stopped": self.stopped, "history": self.history, "best": best}
         return {"learner": self.learner.state_dict(), **progress}
 

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from pipelines import references
-from pipelines.references import ModelReferenceError, content_digest, resolve
+from pipelines.references import ModelReferenceError, content_digest, resolve, resolve_student
 
 
 def test_a_local_file_and_folder(tmp_path: Path) -> None:
@@ -105,3 +105,62 @@ def test_the_hub_cache_is_used_offline(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
     assert resolve("hf:acme/clip").path == snapshot
+
+
+def test_a_folder_behind_a_url_is_fetched_again_when_a_file_in_it_changed(tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe("/runs/again/model.safetensors", b"one")
+    first = resolve("memory://runs/again", cache=tmp_path)
+    assert resolve("memory://runs/again", cache=tmp_path) == first
+    store.pipe("/runs/again/model.safetensors", b"another")
+    assert (resolve("memory://runs/again", cache=tmp_path).path / "model.safetensors").read_bytes() == b"another"
+
+
+def test_a_student_is_found_in_the_output_of_its_training(tmp_path: Path) -> None:
+    (tmp_path / "out/student").mkdir(parents=True)
+    (tmp_path / "out/student/card.json").write_text("{}")
+    (tmp_path / "out/checkpoints").mkdir()
+    (tmp_path / "out/checkpoints/weights").write_text("large")
+    found = resolve_student(str(tmp_path / "out"))
+    assert found.path == tmp_path / "out/student"
+    assert found.digest == resolve_student(str(tmp_path / "out/student")).digest == content_digest(found.path)
+    with pytest.raises(ModelReferenceError, match=r"no student .*card\.json; give the --output of train_student\.py"):
+        resolve_student(str(tmp_path / "out/checkpoints"))
+    with pytest.raises(ModelReferenceError, match="no such file or folder"):
+        resolve_student(str(tmp_path / "absent"))
+
+
+def test_of_a_remote_output_only_the_student_is_fetched(tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe({"/runs/7/student/card.json": b"{}", "/runs/7/checkpoints/weights": b"large"})
+    found = resolve_student("memory://runs/7", cache=tmp_path)
+    assert (found.path / "card.json").is_file() and not list(tmp_path.rglob("weights"))
+    assert resolve_student("memory://runs/7/student", cache=tmp_path).digest == found.digest
+
+
+def test_a_registered_model_is_fetched_by_alias_and_by_version(tmp_path: Path) -> None:
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path / 'registry.db'}"
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.create_experiment("students", artifact_location=(tmp_path / "artifacts").as_uri())
+    client.create_registered_model("small")
+    for number in (1, 2):
+        folder = tmp_path / f"model-{number}" / "student"
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text(f'{{"number": {number}}}')
+        run = client.create_run(experiment)
+        client.log_artifacts(run.info.run_id, str(folder.parent), "model")
+        client.create_model_version("small", f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.set_registered_model_alias("small", "champion", "1")
+    cache = tmp_path / "cache"
+
+    def number(reference: str) -> str:
+        return (resolve_student(reference, cache, uri).path / "card.json").read_text()
+
+    assert number("models:/small@champion") == '{"number": 1}' == number("models:/small/1")
+    client.set_registered_model_alias("small", "champion", "2")
+    assert number("models:/small@champion") == '{"number": 2}'
+    for wrong in ("models:/small@nobody", "models:/other/1", "models:/small"):
+        with pytest.raises(ModelReferenceError, match="cannot be had from the registry"):
+            resolve_student(wrong, cache, uri)
