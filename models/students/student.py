@@ -64,7 +64,8 @@ class Student(nn.Module):
         # Zero is the mean colour, and what convolutions pad with themselves.
         x = F.pad(x, (0, -width % PAD_TO, 0, -height % PAD_TO))
         levels = self.backbone(x)
-        rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+        # Not -(-height // STRIDE): ONNX divides towards zero.
+        rows, columns = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
         feats = self.head(levels)[:, :, :rows, :columns]
         return {"logits": self.classifier(self.dropout(feats)), "feats": feats, "aux": {"deep": levels[-1]}}
 
