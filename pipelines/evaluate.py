@@ -1,143 +1,104 @@
-"""Compare published labels with gold masks.
+"""Compare published labels, or a student's predictions, with gold masks.
 
     python pipelines/evaluate.py --labels out/voc --gold.uri voc:VOC2012 --gold.split val
     python pipelines/evaluate.py --labels out/voc --gold.uri voc:VOC2012 --gold.split train --exclude gold100.txt
     python pipelines/evaluate.py --labels out/drive --gold.uri camvid/valannot --gold.classes camvid
 
+    python pipelines/evaluate.py --model out/student --gold.uri voc:VOC2012 --gold.split val
+    python pipelines/evaluate.py --model models:/drive@champion --gold.uri camvid/valannot --gold.images camvid/val
+
 The last line on stdout is one JSON object: `miou` (mean over the classes that occur in the gold, background included),
-`miou_voc7`, IoU by class, over all pixels and over those that the policy keeps (`kept`), `coverage`, `kept_share` by
-class, and the same for labels made with less (`baselines`). Exit codes: 0 evaluated; 1 failed; 2 bad usage.
+`miou_voc7`, `boundary_f` (mean over classes, 3 px tolerance), `calibration_error`, IoU and boundary F by class. Of
+labels also the same over the pixels that the policy keeps (`kept`), `coverage`, `kept_share` by class, and the numbers
+of labels made with less (`baselines`). Of a student also `images_per_second` (through the network, and in all) and
+`page`, a page with its worst images. Exit codes: 0 evaluated; 1 failed; 2 bad usage.
 """
 
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from pydantic import Field
 
 # Also when it is run as a script, from anywhere.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipelines.config import Section, TrackingConfig, UsageError, parse
+from pipelines.config import UsageError, parse
+from pipelines.evaluation.config import EvaluateConfig
 
-BATCH_ROWS = 64
-
-
-class GoldConfig(Section):
-    """the masks to compare with"""
-
-    uri: str = Field(description="voc:PATH, or a folder of PNG masks (grey or palette) named like the images")
-    split: str | None = Field(default=None, description="voc: a name in ImageSets/Segmentation")
-    classes: str | None = Field(
-        default=None, description="what the masks' ids mean: voc, camvid, a file or names; default: voc, or the labels'"
-    )
-    ignore: int = Field(default=255, ge=0, description="id of pixels that are not judged")
-    list: str | None = Field(default=None, description="file of image names, a line each: only these")
-
-
-class EvaluateConfig(Section):
-    """What `evaluate.py` can be told."""
-
-    labels: str = Field(description="the output folder or URL of label_corpus.py")
-    gold: GoldConfig
-    exclude: str | None = Field(default=None, description="file of image names, a line each: all but these")
-    snapshot: int | None = Field(default=None, ge=0, description="version of the label table; default: the newest")
-    baselines: bool = Field(default=True, description="also decide again with less: centre prior, heat, heat with PAR")
-    tracking: TrackingConfig = TrackingConfig()
+#: Settings that mean something for one of the two only.
+ONLY_LABELS = ("snapshot",)
+ONLY_MODEL = ("output", "page")
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """The numbers. Raises UsageError for what cannot be compared, ValueError for sizes that differ."""
-    from pipelines import storage
-    from pipelines.evaluation.compare import COLUMNS, Comparison, PastRuns
-    from pipelines.evaluation.gold import open_gold, read_names
-    from pipelines.tables.labels import LabelTable
+    """The numbers of labels. Raises UsageError for what cannot be compared, ValueError for sizes that differ."""
+    from pipelines.evaluation.labels import evaluate_labels
 
-    output = storage.absolute(config.labels)
-    table = LabelTable(storage.join(output, "labels"))
-    snapshot = table.version() if config.snapshot is None else config.snapshot
-    if snapshot is None:
-        raise UsageError(f"--labels: {output} has no published labels")
-    ids = {row for batch in table.newest(("run_id",), version=snapshot) for row in batch["run_id"].to_pylist()}
-    if not ids:
-        raise UsageError(f"--labels: snapshot {snapshot} of {output} has no label")
-    runs = PastRuns(output)
-    # Run ids begin with the time, so the last one says what the classes are now.
-    labels_classes = runs[max(ids)].classes
-    only = None if config.gold.list is None else read_names(config.gold.list)
-    options = (config.gold.split, config.gold.classes, labels_classes, config.gold.ignore)
-    gold = open_gold(config.gold.uri, *options, only, read_names(config.exclude))
-    comparison = Comparison(gold, runs, labels_classes, config.baselines)
-    for batch in table.newest(COLUMNS, version=snapshot, batch_rows=BATCH_ROWS):
-        comparison.add(batch.to_pylist())
-    corpus = runs[max(ids)].config.corpus
-    where = {"labels": output, "corpus": corpus, "snapshot": snapshot}
+    return evaluate_labels(config)
+
+
+def run(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate, tell the person and MLflow, and return the numbers. Raises UsageError, ValueError."""
+    _check(config)
+    if config.labels is None:
+        return _run_model(config)
+    from pipelines.evaluation.present import describe_labels, track_labels
+
+    numbers = evaluate(config)
+    print(describe_labels(numbers), file=sys.stderr)
+    track_labels(config, numbers)
+    return numbers
+
+
+def _check(config: EvaluateConfig) -> None:
+    if (config.labels is None) == (config.model is None):
+        raise UsageError("give --labels, for published labels, or --model, for a student: one of the two")
+    side, others = ("--labels", ONLY_MODEL) if config.model is None else ("--model", ONLY_LABELS)
+    given = [f"--{name}" for name in others if getattr(config, name) is not None]
+    given += ["--gold.images"] if config.model is None and config.gold.images is not None else []
+    if given:
+        raise UsageError(f"{', '.join(given)} means nothing with {side}; leave it out")
+
+
+def _run_model(config: EvaluateConfig) -> dict[str, Any]:
+    from pipelines import storage
+    from pipelines.evaluation.model import evaluate_model, open_job
+    from pipelines.evaluation.present import describe_model, evaluation_name, render_page, track_model
+
+    job = open_job(config)
+    card, name = job.predictor.card, evaluation_name()
+    output = storage.absolute(config.output or _home(config.model or "", job.student.path))
+    page = config.page or storage.join(output, "evaluations", name, "worst.html")
+    where = {"model": config.model, "digest": job.student.digest, "student": card.config.name}
     where |= {"gold": config.gold.uri, "split": config.gold.split}
-    return {**where, **comparison.result()}
+    where |= {"experiment": str(card.extra.get("experiment", config.gold.uri)), "page": storage.absolute(page)}
+    numbers = {**where, **evaluate_model(job)}
+    storage.write_bytes(numbers["page"], render_page(config, numbers, job.page).encode())
+    print(describe_model(numbers), file=sys.stderr)
+    track_model(config, numbers, output, name, job.page)
+    return numbers
 
 
-def describe(numbers: dict[str, Any]) -> str:
-    """The same numbers as a table for people."""
-    lines = [f"{'class':<24}{'IoU':>8}{'kept IoU':>10}{'kept':>8}"]
-    for name, value in numbers["per_class_iou"].items():
-        if value is not None:
-            shares = (value, numbers["kept"]["per_class_iou"][name], numbers["kept_share"][name])
-            lines.append(f"{name[:23]:<24}{_show(shares[0]):>8}{_show(shares[1]):>10}{_show(shares[2]):>8}")
-    rows = [("labels", numbers), ("labels, kept pixels", numbers["kept"])]
-    rows += [
-        (name.replace("_", " "), value) for name, value in (numbers["baselines"] or {}).items() if name != "images"
-    ]
-    lines += ["", f"{'':<24}{'mIoU':>8}{'mIoU voc7':>11}"]
-    lines += [f"{n:<24}{_show(v['miou']):>8}{_show(v['miou_voc7']):>11}" for n, v in rows if v is not None]
-    lines.append(
-        f"\n{numbers['images']} images, {numbers['missing']} without a label; {_show(numbers['coverage'])} of the "
-        f"judged pixels are kept; calibration error {_show(numbers['calibration_error'])}"
-    )
-    for side, names in numbers["unmatched"].items():
-        if names:
-            lines.append(f"classes that only the {side} know: {', '.join(names)}")
-    if numbers["missing"]:
-        lines.append(f"not labeled, and not judged: {', '.join(numbers['missing_names'])}…")
-    return "\n".join(lines)
-
-
-def _show(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def track(config: EvaluateConfig, numbers: dict[str, Any]) -> None:
-    """Log an evaluation to MLflow, beside the runs that it is about."""
-    from pipelines import storage
-    from pipelines.tracking import Tracker
-
-    output, settings = numbers["labels"], config.tracking
-    name = f"evaluate-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    folder = storage.join(output, "evaluations", name)
-    storage.write_bytes(storage.join(folder, "evaluation.json"), json.dumps(numbers, indent=2).encode())
-    experiment = settings.experiment or numbers["corpus"]
-    with Tracker(experiment, name, output, folder, uri=settings.uri, enabled=settings.enabled) as tracker:
-        tracker.params(config.model_dump(mode="json"))
-        tracker.tags({"job": "evaluate", "labels": output})
-        tracker.metrics({key: value for key, value in numbers.items() if key != "snapshot"}, step=numbers["snapshot"])
-        tracker.snapshot(storage.join(output, "labels"), numbers["snapshot"], f"labels in {output}", "evaluation")
-        tracker.text(json.dumps(numbers, indent=2), "evaluation.json")
+def _home(reference: str, folder: Path) -> str:
+    """Where a model's evaluations go: beside the student; for one of the registry, in the working directory."""
+    if reference.startswith("models:"):
+        return "."
+    if "://" in reference:
+        return reference.rstrip("/").removesuffix("/student")
+    return str(folder.parent if folder.name == "student" else folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse(EvaluateConfig, argv, prog="evaluate.py", description=__doc__ or "")
     try:
-        numbers = evaluate(config)
+        numbers = run(config)
     except UsageError as error:
         print(f"evaluate.py: error: {error}", file=sys.stderr)
         return 2
     except ValueError as error:
         print(f"evaluate.py: error: {error}", file=sys.stderr)
         return 1
-    print(describe(numbers), file=sys.stderr)
-    track(config, numbers)
     print(json.dumps(numbers, ensure_ascii=False), flush=True)
     return 0
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.metrics import Calibration, Confusion, KeptShare, expand_quarter
+from models.metrics import BoundaryF, Calibration, Confusion, KeptShare, expand_quarter
 from pipelines.evaluation.gold import IGNORED
 
 #: The classes with ten or more images in the reduced VOC val split; their mean IoU is `miou_voc7`.
@@ -16,20 +16,56 @@ VOC7 = ("cat", "cow", "dog", "horse", "person", "sheep", "sofa")
 
 
 @dataclass
+class MapScore:
+    """Class maps against gold masks: what labels and a student's predictions are both judged by."""
+
+    names: Sequence[str]
+    images: int = 0
+    pixels: Confusion = field(init=False)
+    boundary: BoundaryF = field(init=False)
+    calibration: Calibration = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pixels = Confusion(len(self.names), IGNORED)
+        self.boundary, self.calibration = BoundaryF(len(self.names), IGNORED), Calibration()
+
+    def update(
+        self, gold: npt.NDArray[np.int32], found: npt.NDArray[np.int32], confidence: npt.NDArray[np.floating]
+    ) -> None:
+        """Add an image: common indices [H, W] each, and confidence [H, W], 0..1."""
+        self.images += 1
+        self.pixels.update(gold, found)
+        self.boundary.update(gold, found)
+        judged = gold != IGNORED
+        self.calibration.update(confidence[judged], (gold == found)[judged])
+
+    def result(self) -> dict[str, Any]:
+        return {
+            **summary(self.pixels, self.names),
+            "accuracy": _number(self.pixels.accuracy()),
+            "boundary_f": _number(self.boundary.mean()),
+            "calibration_error": _number(self.calibration.error()),
+            "per_class_iou": _named(self.pixels.iou(), self.names),
+            "per_class_boundary_f": _named(self.boundary.per_class(), self.names),
+        }
+
+
+@dataclass
 class Score:
     """Labels against gold, over all pixels and over those that the policy keeps."""
 
     names: Sequence[str]
-    images: int = 0
-    all: Confusion = field(init=False)
+    all: MapScore = field(init=False)
     kept: Confusion = field(init=False)
     share: KeptShare = field(init=False)
-    calibration: Calibration = field(init=False)
 
     def __post_init__(self) -> None:
-        count = len(self.names)
-        self.all, self.kept = Confusion(count, IGNORED), Confusion(count, IGNORED)
-        self.share, self.calibration = KeptShare(count, IGNORED), Calibration()
+        self.all, self.kept = MapScore(self.names), Confusion(len(self.names), IGNORED)
+        self.share = KeptShare(len(self.names), IGNORED)
+
+    @property
+    def images(self) -> int:
+        return self.all.images
 
     def update(
         self,
@@ -41,19 +77,13 @@ class Score:
         """Add an image: common indices [H, W] each, and the confidence grid [ceil(H/4), ceil(W/4)]."""
         sure = expand_quarter(confidence, *gold.shape).astype(np.uint8)
         keep = sure >= round(keep_threshold * 255)  # as `decide` counts coverage
-        self.images += 1
-        self.all.update(gold, label)
+        self.all.update(gold, label, sure / np.float32(255))
         self.kept.update(gold, label, keep)
         self.share.update(gold, keep)
-        judged = gold != IGNORED
-        self.calibration.update(sure[judged].astype(np.float32) / 255, (gold == label)[judged])
 
     def result(self) -> dict[str, Any]:
         return {
-            **summary(self.all, self.names),
-            "accuracy": _number(self.all.accuracy()),
-            "calibration_error": _number(self.calibration.error()),
-            "per_class_iou": _named(self.all.iou(), self.names),
+            **self.all.result(),
             "coverage": _number(self.share.coverage()),
             "kept_share": _named(self.share.per_class(), self.names),
             "kept": {

@@ -63,9 +63,9 @@ def photo_jpeg(guide: npt.NDArray[np.uint8]) -> bytes:
 
 def class_png(class_map: npt.NDArray[np.integer], colors: Mapping[int, Color], clear: int | None) -> bytes:
     """Paletted PNG of a class map [H, W]; class `clear` (the background) is transparent, unknown ids are grey."""
-    ids, index = np.unique(_shrink(class_map), return_inverse=True)
+    ids, index = np.unique(shrink(class_map), return_inverse=True)
     palette = [colors.get(int(i), (128, 128, 128)) for i in ids]
-    index = index.reshape(_shrink(class_map).shape)
+    index = index.reshape(shrink(class_map).shape)
     if len(ids) > 256:  # more classes in one image than a palette has places
         rgba = np.array([(*color, 0 if i == clear else 255) for color, i in zip(palette, ids, strict=True)], np.uint8)
         return _png(Image.fromarray(rgba[index]))
@@ -75,12 +75,12 @@ def class_png(class_map: npt.NDArray[np.integer], colors: Mapping[int, Color], c
 
 def grid_png(grid: npt.NDArray[np.uint8], palette: Sequence[Color]) -> bytes:
     """Paletted PNG of a confidence or provenance grid."""
-    return paletted_png(_shrink(grid).astype(np.uint8), palette, None)
+    return paletted_png(shrink(grid).astype(np.uint8), palette, None)
 
 
 def unsure_png(confidence: npt.NDArray[np.uint8], keep_threshold: float) -> bytes:
     """Opaque where the policy does not keep the pixel, transparent elsewhere."""
-    unsure = _shrink(confidence) < round(keep_threshold * 255)  # as `decide` counts coverage
+    unsure = shrink(confidence) < round(keep_threshold * 255)  # as `decide` counts coverage
     return paletted_png(unsure.astype(np.uint8), [(255, 255, 255), (0, 0, 0)], transparent=0)
 
 
@@ -104,7 +104,7 @@ def data_uri(picture: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
-def _shrink(grid: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+def shrink(grid: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
     """Nearest-neighbour reduction to at most MAX_SIDE_PX on the longer side; never enlarged."""
     height, width = grid.shape
     factor = max(height, width) / MAX_SIDE_PX

@@ -2,7 +2,7 @@
 (() => {
   const $ = (selector, within = document) => within.querySelector(selector);
   const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const LAYERS = { i: "image", l: "label", c: "confidence", p: "provenance" };
+  const LAYERS = Object.fromEntries($$("[data-set-layer]").map((b) => [b.dataset.key, b.dataset.setLayer]));
   const lookup = JSON.parse($("#lookup").textContent);
   const viewer = $("#viewer"), grid = $("#grid"), filter = $("#class-filter"), order = $("#order");
   const cards = $$(".card", grid);
@@ -34,6 +34,7 @@
     unsure: (a, b) => sure(a) - sure(b) || byName(a, b),
     sure: (a, b) => sure(b) - sure(a) || byName(a, b),
     area: (a, b) => area(b) - area(a) || byName(a, b),
+    worst: (a, b) => Number(a.dataset.iou) - Number(b.dataset.iou) || byName(a, b),
   };
   const arrange = () => {
     let shown = 0;
@@ -46,6 +47,17 @@
     $("#none").hidden = shown > 0 || cards.length === 0;
     $$(".key[data-class]").forEach((k) => k.setAttribute("aria-pressed", k.dataset.class === filter.value));
   };
+
+  // What the colour of a layer means, by the kind of the layer; null is a transparent pixel.
+  const named = (color) => (color === null ? lookup.background : lookup.classes[color]) || "unknown class";
+  const WORDS = {
+    class: named,
+    gold: (color) => `gold: ${named(color)}`,
+    confidence: (color) => `${Math.round(100 * lookup.confidence[color])} % sure`,
+    source: (color) => `from ${lookup.sources[color]}`,
+    difference: (color) => (color === null ? "" : lookup.differences[color]),
+  };
+  lookup.layers.forEach((layer) => { layer.words = WORDS[layer.kind]; });
 
   // The pixel under the pointer, read from the embedded layers themselves.
   let current = null, pixels = {};
@@ -67,25 +79,18 @@
     const box = $("#viewer-frame .stack").getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
     if (x < 0 || y < 0 || x >= 1 || y >= 1) return;
-    const label = colorAt(pixels.label, x, y);
-    const name = label === null ? lookup.background : lookup.label[label] || "unknown class";
-    const confidence = lookup.confidence[colorAt(pixels.confidence, x, y)];
-    const source = lookup.provenance[colorAt(pixels.provenance, x, y)];
-    $("#under").textContent = `${name} · ${Math.round(100 * confidence)} % sure · from ${source}`;
+    $("#under").textContent = lookup.layers
+      .map(({ name, words }) => words(colorAt(pixels[name], x, y))).filter(Boolean).join(" · ");
   };
 
   const show = (card) => {
     current = card;
     $("#viewer-frame").replaceChildren($(".stack", card).cloneNode(true));
     $("#viewer-title").textContent = card.dataset.asset;
-    $("#under").textContent = "Point at a pixel to see its class, confidence and source.";
-    const facts = [`${card.dataset.size} px`, `kept from ${Math.round(100 * card.dataset.threshold)} % confidence`];
-    if (card.dataset.weak) facts.push(card.dataset.weak);
-    $("#facts").textContent = facts.join(" · ");
+    $("#under").textContent = lookup.invitation;
+    $("#facts").textContent = `${card.dataset.size} px · ${card.dataset.facts}`;
     pixels = {};
-    ["label", "confidence", "provenance"].forEach((name) => {
-      pixels[name] = readLayer($(`.layer.${name}`, card));
-    });
+    lookup.layers.forEach(({ name }) => { pixels[name] = readLayer($(`.layer.${name}`, card)); });
     if (!viewer.open) viewer.showModal();
   };
   const step = (by) => {

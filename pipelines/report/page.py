@@ -1,25 +1,22 @@
-"""The report: one HTML file that opens from disk, asks no server for anything, and runs no script but its own.
+"""The report of a labeling run."""
 
-Names come from file names and class sets, so any of them may hold markup: jinja2 escapes all of them, and the page's
-content security policy allows only the one inline script whose digest it states.
-"""
-
-import base64
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from pipelines.report import layers
 from pipelines.report.charts import Bar, class_bars, histogram
 from pipelines.report.data import PROVENANCE, QuarantineRow, ReportClass, ReportData, ReportItem, Totals
+from pipelines.report.render import Hatch, Layer, render, to_hex
 from pipelines.report.select import Selection
 
-_HERE = Path(__file__).parent
+LAYERS = (
+    Layer("image", "i", "Image", ""),
+    Layer("label", "l", "Label", "class"),
+    Layer("confidence", "c", "Confidence", "confidence"),
+    Layer("provenance", "p", "Provenance", "source"),
+)
+HATCH = Hatch("Hatch unkept", "hatch what the policy does not keep")
 
 #: The page lists the first rows only; the quarantine table has them all.
 MAX_QUARANTINE_ROWS = 1000
@@ -99,32 +96,29 @@ class ReportBuilder:
         sums = totals or self.totals
         names = {entry.id: entry.name for entry in self.classes}
         cards = self.cards()
-        script = (_HERE / "page.js").read_text(encoding="utf-8")
-        return (
-            _environment()
-            .get_template("page.html.j2")
-            .render(
-                title=title,
-                summary=[(key.replace("_", " "), _readable(value)) for key, value in summary.items()],
-                config=config,
-                style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-                script=Markup(script),
-                script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-                lookup=self._lookup(names),
-                cards=[(card, doubtful and sums.images > len(cards)) for card, doubtful in cards],
-                names=names,
-                colors={entry.id: _hex(entry.color) for entry in self.classes},
-                classes=self.classes,
-                background_id=self.background_id,
-                sources=[(name, _hex(layers.source_color(n))) for n, name in enumerate(self.sources)],
-                ramp=[_hex(color) for color in layers.confidence_palette()[::15]],
-                totals=sums,
-                bars=self._bars(sums),
-                image_chart=histogram(sums.image_bins),
-                pixel_chart=histogram(sums.pixel_bins),
-                quarantine=listed,
-                refused=refused,
-            )
+        return render(
+            "page.html.j2",
+            LAYERS,
+            "label",
+            HATCH,
+            "Point at a pixel to see its class, confidence and source.",
+            summary,
+            self._lookup(names),
+            title=title,
+            config=config,
+            cards=[(card, doubtful and sums.images > len(cards)) for card, doubtful in cards],
+            names=names,
+            colors={entry.id: to_hex(entry.color) for entry in self.classes},
+            classes=self.classes,
+            background_id=self.background_id,
+            sources=[(name, to_hex(layers.source_color(n))) for n, name in enumerate(self.sources)],
+            images=sums.images,
+            totals=sums,
+            bars=self._bars(sums),
+            image_chart=histogram(sums.image_bins),
+            pixel_chart=histogram(sums.pixel_bins),
+            quarantine=listed,
+            refused=refused,
         )
 
     def _card(self, item: ReportItem) -> Card:
@@ -149,20 +143,17 @@ class ReportBuilder:
 
     def _bars(self, totals: Totals) -> list[Bar]:
         return class_bars(
-            [(entry.id, entry.name, _hex(entry.color)) for entry in self.classes if entry.id != self.background_id],
+            [(entry.id, entry.name, to_hex(entry.color)) for entry in self.classes if entry.id != self.background_id],
             totals,
         )
 
-    def _lookup(self, names: Mapping[int, str]) -> Markup:
-        """What the page's script needs to name the pixel under the pointer, as JSON that cannot close its element."""
-        table = {
-            "label": {_hex(entry.color): entry.name for entry in self.classes},
-            "provenance": {_hex(layers.source_color(n)): name for n, name in enumerate(self.sources)},
-            "confidence": {_hex(color): level / 255 for level, color in enumerate(layers.confidence_palette())},
+    def _lookup(self, names: Mapping[int, str]) -> dict[str, object]:
+        """What the page's script needs to name the pixel under the pointer."""
+        return {
+            "classes": {to_hex(entry.color): entry.name for entry in self.classes},
+            "sources": {to_hex(layers.source_color(n)): name for n, name in enumerate(self.sources)},
             "background": None if self.background_id is None else names.get(self.background_id, "background"),
         }
-        text = json.dumps(table, ensure_ascii=True)
-        return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def build_report(data: ReportData) -> str:
@@ -173,20 +164,6 @@ def build_report(data: ReportData) -> str:
             builder.totals.count(item.areas, None, item.coverage, item.mean_confidence, item.confidence)
         builder.add(item)
     return builder.render(data.title, data.summary, data.config, data.quarantine, data.totals)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = _percent
-    return environment
-
-
-def _percent(share: float) -> str:
-    """0.1234 -> 12 %; small shares keep a digit, so that a class that is there never reads 0 %."""
-    percent = 100 * share
-    return f"{percent:.0f} %" if percent >= 9.5 or percent == 0 else f"{max(percent, 0.1):.1f} %"
 
 
 def weak_in_words(weak: str) -> str:
@@ -207,22 +184,6 @@ def weak_in_words(weak: str) -> str:
                 f"{len(entries)} {form if len(entries) > 1 else 'box' if form == 'boxes' else form.removesuffix('s')}"
             )
     return "; ".join(words)
-
-
-def _readable(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_readable(inner)}" for name, inner in value.items()) or "none"
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _hex(color: layers.Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _first(rows: Iterable[QuarantineRow], most: int) -> tuple[list[QuarantineRow], int]:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 MAX_IMAGES = 300
 
 
-class _Smallest(Generic[T]):
+class Smallest(Generic[T]):
     """The `size` entries with the smallest keys of a stream."""
 
     def __init__(self, size: int) -> None:
@@ -41,8 +41,8 @@ class Selection(Generic[T]):
 
     def __init__(self, images: int) -> None:
         self.images = max(0, min(images, MAX_IMAGES))
-        self._doubtful: _Smallest[T] = _Smallest(self.images // 3)
-        self._sample: _Smallest[T] = _Smallest(self.images)
+        self._doubtful: Smallest[T] = Smallest(self.images // 3)
+        self._sample: Smallest[T] = Smallest(self.images)
 
     def wants(self, asset: str, mean_confidence: float) -> bool:
         """Whether `add` would keep this image now. Ask before reading pictures from a table."""

@@ -1,11 +1,11 @@
 """The report in a browser: it renders, what a person can press changes what they see, and nothing complains."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import Tab, launched, opened
 from PIL import Image
 from report_scene import EVIL, report_data
 
@@ -13,42 +13,11 @@ from pipelines.report.page import build_report
 
 playwright = pytest.importorskip("playwright.sync_api")
 
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
-
-
-class Tab:
-    """The open page, and all that it complained about or asked for."""
-
-    def __init__(self, page: "playwright.Page", address: str) -> None:
-        self.page = page
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.goto(address)
-        # Fades would make two pictures of the same state differ.
-        page.emulate_media(reduced_motion="reduce")
-
-    def frame(self, number: int = 1) -> np.ndarray:
-        """Pixels of one photograph as it is on the screen, float [h, w, 3]."""
-        png = self.page.locator(".card:visible .frame").nth(number).screenshot()
-        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
-
-    def layer(self) -> str | None:
-        return self.page.locator("[data-set-layer][aria-pressed=true]").get_attribute("data-set-layer")
-
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator["playwright.Browser"]:
-    with playwright.sync_playwright() as runner:
-        browser = runner.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+    with launched(chromium) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +29,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def tab(browser: "playwright.Browser", address: str) -> Iterator[Tab]:
-    context = browser.new_context(viewport={"width": 1300, "height": 1200}, offline=True)
-    tab = Tab(context.new_page(), address)
-    yield tab
-    context.close()
-    assert tab.complaints == []
-    assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
+    with opened(browser, address) as tab:
+        yield tab
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> float:
