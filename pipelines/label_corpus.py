@@ -10,7 +10,6 @@ stopped by SIGINT and SIGTERM. The same command always goes on from where the la
 """
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.config import LabelConfig, UsageError, parse
 from pipelines.flow.progress import say
+from pipelines.flow.results import end_ray, keep_stdout_for_results
 from pipelines.flow.stop import Interrupted, RunFailed, stop_on_signals
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET = 1, 2, 3
@@ -47,19 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if outcome.summary is not None:
         print(json.dumps(outcome.summary), flush=True)
     return outcome.exit_code
-
-
-def keep_stdout_for_results() -> None:
-    """What libraries and their child processes write to file descriptor 1 goes to stderr; our own prints stay."""
-    sys.stdout.flush()
-    sys.stdout = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-
-def end_ray() -> None:
-    """Ray's last words come before the result, which is the last line."""
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class PredictJobConfig(Section):
     predict: PredictConfig = PredictConfig()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Source:
     """The images, as `open_corpus` wants to be asked for them; weak labels are of no use here."""
 

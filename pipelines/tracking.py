@@ -134,6 +134,7 @@ class Tracker:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._client: Any = None
+        self._resumed = ""
 
     def __enter__(self) -> "Tracker":
         if self.enabled:
@@ -165,6 +166,19 @@ class Tracker:
         for part in _batches(flatten(config).items()):
             self._put(partial(self._log_params, part))
 
+    def resume(self, run_id: str) -> None:
+        """Before the tracker is entered: go on with this MLflow run, if the store still has it."""
+        self._resumed = run_id
+
+    def keep(self, records: Iterable[Mapping[str, object]]) -> None:
+        """Put these in the place of all that `metrics.jsonl` holds: what an interrupted run left, up to where this one
+        goes on."""
+        self._lines = [json.dumps(record) + "\n" for record in records]
+
+    def flush(self) -> None:
+        """Write `metrics.jsonl` now."""
+        storage.write_bytes(self.metrics_url, "".join(self._lines).encode())
+
     def tags(self, tags: Mapping[str, object]) -> None:
         for part in _batches(tags.items()):
             self._put(partial(self._log_tags, part))
@@ -191,6 +205,22 @@ class Tracker:
         """Log a published label table as a dataset of the run: its address, and its version as the digest."""
         if version is not None:
             self._put(lambda: self._log_snapshot(url, version, name, context))
+
+    def model(self, folder: Path, onnx: Path, example: Any, register: str | None, description: str) -> None:
+        """Log a student as a model with a signature: its ONNX file, which MLflow can serve, and beside it the files of
+        `folder`, from which our own jobs load it. Under `register` it becomes a version in the model registry.
+
+        example: float32 [B, 3, H, W]. The files must stay until the tracker is left.
+        """
+        self._put(lambda: self._log_model(folder, onnx, example, register, description))
+
+    def drain(self) -> None:
+        """Wait until all that was put before has arrived, or PATIENCE_S are over."""
+        if self.enabled and self.failure is None:
+            done = threading.Event()
+            self._jobs.put(done.set)
+            if not done.wait(PATIENCE_S):
+                self._give_up(f"no answer within {PATIENCE_S:.0f} s")
 
     # Below: only in the thread.
 
@@ -223,6 +253,12 @@ class Tracker:
         if self._artifacts:
             Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+        if self._resumed:
+            with contextlib.suppress(MlflowException):
+                self.run_id = client.get_run(self._resumed).info.run_id
+                client.update_run(self.run_id, "RUNNING")
+                self._client = client
+                return
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
             try:
@@ -261,6 +297,34 @@ class Tracker:
             path.write_bytes(content)
             self._client.log_artifact(self.run_id, str(path), folder)
 
+    def _log_model(self, folder: Path, onnx: Path, example: Any, register: str | None, description: str) -> None:
+        import mlflow
+        import onnx as onnx_package
+        from mlflow.models import infer_signature
+
+        network = onnx_package.load(str(onnx))
+        output = _run_onnx(onnx, example)
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(self.tracking_uri)
+        with mlflow.start_run(run_id=self.run_id, log_system_metrics=False):
+            logged = mlflow.onnx.log_model(
+                network,
+                name="student",
+                signature=infer_signature({"images": example}, {"logits": output}),
+                pip_requirements=["onnxruntime"],
+                save_as_external_data=False,
+            )
+        self._client.log_model_artifacts(logged.model_id, str(folder))
+        self._log_tags([("model_uri", logged.model_uri)])
+        if register:
+            with contextlib.suppress(mlflow.MlflowException):  # it is there already
+                self._client.create_registered_model(register)
+            version = self._client.create_model_version(
+                register, logged.model_uri, self.run_id, description=description, model_id=logged.model_id
+            )
+            self._log_tags([("registered", f"models:/{register}/{version.version}")])
+            self._say(f"MLflow   registered as models:/{register}/{version.version}")
+
     def _log_snapshot(self, url: str, version: int, name: str, context: str) -> None:
         from mlflow.data.delta_dataset_source import DeltaDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
@@ -271,6 +335,13 @@ class Tracker:
         tags = [InputTag("mlflow.data.context", context)]
         self._client.log_inputs(self.run_id, [DatasetInput(dataset=dataset._to_mlflow_entity(), tags=tags)])
         self._log_tags([("snapshot", version), ("labels", url)])
+
+
+def _run_onnx(path: Path, images: Any) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"images": images})[0]
 
 
 def fetch_model(reference: str, cache: Path, uri: str = "") -> Path:

@@ -52,8 +52,8 @@ def export_onnx(student: Student, path: str | Path, size: int = 352) -> float:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     model = _Logits(copy.deepcopy(student)).eval().float().cpu()
-    # Both examples have no dimension of 1 and no two dimensions alike, which the exporter would take for constants.
-    example = torch.rand(2, 3, 96, 160)
+    # No dimension is 1, none is like another, none needs no padding: the exporter would take that for a rule.
+    example = torch.rand(2, 3, 90, 150)
     batch, height, width = (torch.export.Dim.DYNAMIC for _ in range(3))
     log = logging.getLogger("torch.onnx")
     level = log.level
