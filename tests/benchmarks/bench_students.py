@@ -272,7 +272,18 @@ def second_round(options: Options) -> dict[str, Any]:
     if not after.exists():
         shutil.copytree(before, after)  # its evidence is used again as far as it can be
     voc = f"voc:{options.data / 'voc'}"
-    flags = ("--corpus", voc, "--split", "train", "--weak", "tags", "--output", str(after), "--tracking.enabled", "false")
+    flags = (
+        "--corpus",
+        voc,
+        "--split",
+        "train",
+        "--weak",
+        "tags",
+        "--output",
+        str(after),
+        "--tracking.enabled",
+        "false",
+    )
     run("label_corpus.py", *flags, "--labelers", SECOND_ROUND_LABELERS.format(model=model))
     exclude = ("--exclude", str(options.data / "voc/ImageSets/Segmentation/gold100.txt"))
     gold = ("--gold.uri", voc, "--gold.split", "train", *exclude, "--baselines", "false", "--tracking.enabled", "false")

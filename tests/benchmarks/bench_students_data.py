@@ -1,7 +1,8 @@
-"""The data folders of bench_students.py: annotations made worse or scarcer with a fixed seed, as a real user has them."""
+"""The data folders of bench_students.py: annotations made worse or scarcer, with a fixed seed."""
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def noisy_masks(data: Path, folder: Path, seed: int) -> Path:
     def write(target: Path) -> None:
         names = frames(data)
         rng = np.random.default_rng(seed)
-        for before, name in zip(names, names[1:], strict=False):
+        for before, name in pairwise(names):
             if before.split("_")[0] == name.split("_")[0]:
                 save(target / name, swap_regions(read(data, before), SWAPPED, rng))
 
