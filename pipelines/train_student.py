@@ -1,7 +1,7 @@
 """Train a small segmentation network on a label snapshot, on drawn masks, or on both.
 
     python pipelines/train_student.py --labels out/photos --output out/student
-    python pipelines/train_student.py --labels out/voc --output s3://bucket/student --student ffnet-s --workers 4
+    python pipelines/train_student.py --labels out/voc --output s3://bucket/student --student ffnet-s --register voc
     python pipelines/train_student.py --gold.uri camvid/trainannot --gold.images camvid/train --gold.classes camvid \\
         --gold.every 8 --gold.rest-unlabeled --recipe semi_supervised --output out/semi
     ray job submit --working-dir . -- python pipelines/train_student.py --config /shared/train.yaml
@@ -53,14 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+SHORT = {"--student": "--student.name", "--register": "--register_model"}
+
+
 def short_names(arguments: list[str]) -> list[str]:
-    """--student NAME is short for --student.name NAME."""
-    return [
-        "--student.name" + argument.removeprefix("--student")
-        if argument == "--student" or argument.startswith("--student=")
-        else argument
-        for argument in arguments
-    ]
+    """--student NAME is short for --student.name NAME, --register NAME for --register_model NAME."""
+    split = [argument.partition("=") for argument in arguments]
+    return [SHORT.get(name, name) + equals + value for name, equals, value in split]
 
 
 if __name__ == "__main__":

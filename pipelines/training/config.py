@@ -138,7 +138,7 @@ class TrainConfig(Section):
     )
     seed: int = Field(default=0, ge=0, description="of the split, the order, the views and the weights")
     restart: bool = Field(default=False, description="forget what is at --output and train anew")
-    register: str | None = Field(default=None, description="name in MLflow's model registry")
+    register_model: str | None = Field(default=None, description="name in MLflow's model registry")
     teachers: tuple[str, ...] = Field(default=(), description="trained students to learn from, folders or URLs")
     validate_every_steps: int = Field(default=200, ge=1, description="steps between validations")
     checkpoint_every_steps: int = Field(default=100, ge=1, description="steps between checkpoints: what a kill costs")
@@ -170,7 +170,7 @@ class TrainConfig(Section):
 
 
 # What may differ when a training goes on: where it runs and what is told of it, not what is learned.
-FREE = ("output", "restart", "register", "workers", "execution", "tracking", "snapshot", "checkpoint_every_steps")
+FREE = ("output", "restart", "register_model", "workers", "execution", "tracking", "snapshot", "checkpoint_every_steps")
 
 
 def learned_settings(config: TrainConfig) -> dict[str, object]:

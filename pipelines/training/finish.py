@@ -156,7 +156,7 @@ def _track(training: "Training", tracker: Tracker, student: "Student", folder: P
         tracker.snapshot(labels, training.prepared.snapshot, f"labels in {config.labels}", "training")
     side = min(config.data.size_px, 128)
     example = np.zeros((1, 3, side, side), np.float32)
-    tracker.model(folder, folder / "student.onnx", example, config.register, json.dumps(summary["per_class_iou"]))
+    tracker.model(folder, folder / "student.onnx", example, config.register_model, json.dumps(summary["per_class_iou"]))
 
 
 def sample_pictures(training: "Training", student: "Student") -> dict[str, bytes]:

@@ -13,7 +13,7 @@ import yaml
 from pipelines import execution, storage
 from pipelines.config import UsageError
 from pipelines.flow.progress import duration, say
-from pipelines.flow.stop import RunFailed
+from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.tracking import Tracker
 from pipelines.training import record
 from pipelines.training.config import TrainConfig
@@ -106,6 +106,7 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
 
 def _start_ray(config: TrainConfig) -> None:
     execution.start_ray(config.execution.ray_address, config.execution.object_store_mb)
+    stop_on_signals()  # Ray has put its own handlers in the place of ours
 
 
 def _new_record(config: TrainConfig, prepared: Prepared) -> Record:

@@ -106,7 +106,7 @@ class Worker:
                 ray.get(self.settings.monitor.begin.remote(self.step))
             stream = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
             upcoming = deque(segment(self.shape, self.step, most))
-            while upcoming and not self.done:
+            while upcoming and not self.stopped:
                 one = upcoming.popleft()
                 if one.kind == TRAIN:
                     self._train(self._next(stream, one), one)
