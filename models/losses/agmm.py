@@ -1,4 +1,4 @@
-"""The losses of AGMM (Wu et al., "Sparsely Annotated Semantic Segmentation with Adaptive Gaussian Mixtures", CVPR 23)."""
+"""The losses of AGMM (Wu et al., "Sparsely Annotated Semantic Segmentation with Adaptive Gaussian Mixtures", 2023)."""
 
 from collections.abc import MutableMapping
 

@@ -32,6 +32,7 @@ def texture_planes(images: Tensor) -> Tensor:
     each plane divided by its deviation over the image.
     """
     gray = (images * torch.tensor(LUMINANCE, device=images.device)[:, None, None]).sum(1, keepdim=True)
+    gray = gray - gray.mean((2, 3), keepdim=True)  # For the precision of the deviations below.
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=images.device) / 8
     laplace = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=images.device)
     padded = F.pad(gray, (1, 1, 1, 1), mode="replicate")
