@@ -72,7 +72,7 @@ def _run_model(config: EvaluateConfig) -> dict[str, Any]:
     page = config.page or storage.join(output, "evaluations", name, "worst.html")
     where = {"model": config.model, "digest": job.student.digest, "student": card.config.name}
     where |= {"gold": config.gold.uri, "split": config.gold.split}
-    where |= {"experiment": str(card.extra.get("experiment", config.gold.uri)), "page": storage.absolute(page)}
+    where |= {"experiment": str(card.extra.get("labels") or config.gold.uri), "page": storage.absolute(page)}
     numbers = {**where, **evaluate_model(job)}
     storage.write_bytes(numbers["page"], render_page(config, numbers, job.page).encode())
     print(describe_model(numbers), file=sys.stderr)
