@@ -21,7 +21,7 @@ from models.device import autocast, pick_device, pick_dtype
 from models.students.card import StudentCard, load_student
 from models.students.config import PredictConfig
 from models.students.masks import mask_name, mask_png, palette
-from models.students.student import PAD_TO, STRIDE, Student
+from models.students.student import PAD_TO, STRIDE, Student, ceil_div
 
 Picture = npt.NDArray[np.uint8]
 Key = TypeVar("Key")
@@ -50,7 +50,7 @@ class FolderResult:
 
 
 class Predictor:
-    """A student in evaluation mode on one device.
+    """A student on one device; it is moved there, and put in evaluation mode.
 
     How many CPU threads it takes is the caller's choice, as for all of PyTorch (`torch.set_num_threads`).
     """
@@ -151,7 +151,7 @@ class Predictor:
         overlap = self.config.window_overlap
         corners = [(y, x) for y in _starts(height, side, overlap) for x in _starts(width, side, overlap)]
         parts = self._batches([picture[y : y + side, x : x + side] for y, x in corners])
-        total = torch.zeros(len(self._ids) + 1, -(-height // STRIDE), -(-width // STRIDE), device=self.device)
+        total = torch.zeros(len(self._ids) + 1, ceil_div(height, STRIDE), ceil_div(width, STRIDE), device=self.device)
         for (y, x), part in zip(corners, parts, strict=True):
             rows, columns = part.shape[1:]
             target = total[:, y // STRIDE : y // STRIDE + rows, x // STRIDE : x // STRIDE + columns]
@@ -171,7 +171,7 @@ class Predictor:
                 probabilities = self._forward([pictures[i] for i in chunk], shape)
                 for i, found in zip(chunk, probabilities, strict=True):
                     height, width = pictures[i].shape[:2]
-                    grids[i] = found[:, : -(-height // STRIDE), : -(-width // STRIDE)]
+                    grids[i] = found[:, : ceil_div(height, STRIDE), : ceil_div(width, STRIDE)]
         return grids
 
     def _forward(self, pictures: Sequence[Picture], shape: tuple[int, int]) -> Tensor:
@@ -203,13 +203,16 @@ def enlarge_max(grid: Tensor, covered: tuple[int, int], size: tuple[int, int]) -
     """Bilinear enlargement of class probabilities, and the best class of every pixel.
 
     Args:
-        grid: float32 [C, h, w], cells of 4x4 pixels.
+        grid: float32 [C, h, w], cells of 4x4 pixels; sums 1 over the channels.
         covered: (height, width) in pixels of the picture that the cells cover, the last cells perhaps in part.
         size: (H, W) wanted.
 
     Returns:
         (float32 [H, W] the largest probability, int64 [H, W] its channel).
     """
+    # Some channel has at least 1/C everywhere, so one that never comes near that wins nowhere: most are absent.
+    possible = (grid.amax((1, 2)) >= 0.999 / grid.shape[0]).nonzero()[:, 0]
+    grid = grid[possible]
     left, right, across = _between(size[1], covered[1], grid.shape[2], grid.device)
     wide = torch.lerp(grid[:, :, left], grid[:, :, right], across)
     above, below, down = _between(size[0], covered[0], grid.shape[1], grid.device)
@@ -220,7 +223,7 @@ def enlarge_max(grid: Tensor, covered: tuple[int, int], size: tuple[int, int]) -
         strip = slice(top, top + rows)
         values = torch.lerp(wide[:, above[strip]], wide[:, below[strip]], down[strip, None])
         torch.max(values, dim=0, out=(best[strip], channel[strip]))
-    return best, channel
+    return best, possible[channel]
 
 
 def _between(wanted: int, covered: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,15 +236,15 @@ def _between(wanted: int, covered: int, cells: int, device: torch.device) -> tup
 
 def _padded(picture: Picture) -> tuple[int, int]:
     """(height, width) that the student pads a picture to."""
-    return -(-picture.shape[0] // PAD_TO) * PAD_TO, -(-picture.shape[1] // PAD_TO) * PAD_TO
+    return ceil_div(picture.shape[0], PAD_TO) * PAD_TO, ceil_div(picture.shape[1], PAD_TO) * PAD_TO
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
     """Where windows begin along a side, on whole cells; the last one may reach a few pixels beyond the end."""
     if length <= side:
         return [0]
-    steps = -(-(length - side) // max(STRIDE, int(side * (1 - overlap))))
-    last = -(-(length - side) // STRIDE)
+    steps = ceil_div(length - side, max(STRIDE, int(side * (1 - overlap))))
+    last = ceil_div(length - side, STRIDE)
     return [round(last * i / steps) * STRIDE for i in range(steps + 1)]
 
 

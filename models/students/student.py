@@ -13,6 +13,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def ceil_div(length: int, step: int) -> int:
+    """length / step, rounded up. Without negative numbers, which ONNX divides towards zero, and not downwards."""
+    return (length + step - 1) // step
+
+
 class StudentOutput(TypedDict):
     """logits: float [B, C, ceil(H/4), ceil(W/4)], before any softmax. feats: float [B, D, same grid], what the
     classifier sees. aux: "deep", float [B, E, ceil(H/32), ceil(W/32)], the coarsest features of the backbone."""
@@ -62,11 +67,9 @@ class Student(nn.Module):
         height, width = images.shape[-2:]
         x = (images - self.mean) / self.std
         # Zero is the mean colour, and what convolutions pad with themselves.
-        x = F.pad(x, (0, -width % PAD_TO, 0, -height % PAD_TO))
+        x = F.pad(x, (0, ceil_div(width, PAD_TO) * PAD_TO - width, 0, ceil_div(height, PAD_TO) * PAD_TO - height))
         levels = self.backbone(x)
-        # Not -(-height // STRIDE): ONNX divides towards zero.
-        rows, columns = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
-        feats = self.head(levels)[:, :, :rows, :columns]
+        feats = self.head(levels)[:, :, : ceil_div(height, STRIDE), : ceil_div(width, STRIDE)]
         return {"logits": self.classifier(self.dropout(feats)), "feats": feats, "aux": {"deep": levels[-1]}}
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
