@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +20,7 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield write_student(tmp_path_factory.mktemp("student"))
@@ -156,24 +158,48 @@ def test_pictures_that_do_not_fit_are_named(
     assert (code, "model.safetensors" in err) == (1, True), err
 
 
-def test_mlflow_is_told(output: Path, gold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def identity() -> "onnx.ModelProto":
+    """Something that MLflow can log; evaluations use the files that lie beside it."""
+    shape = ["batch", 3, "height", "width"]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("images", "logits")]
+    node = onnx.helper.make_node("Identity", ["images"], ["logits"])
+    graph = onnx.helper.make_graph([node], "student", ends[:1], ends[1:])
+    return onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 18)])
+
+
+def test_a_registered_student_is_evaluated_and_mlflow_is_told(
+    output: Path, gold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'tracking.db'}"
-    code = evaluate.main(
-        [*map(str, ("--model", output, *flags(gold))), "--tracking.uri", uri, "--tracking.experiment", "students"]
-    )
-    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert code == 0
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("students")
+    from pipelines.tracking import Tracker
+
+    monkeypatch.setenv("MASKSTREAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'tracking.db'}")
+    monkeypatch.chdir(tmp_path)
+    onnx.save(identity(), tmp_path / "student.onnx")
+    with Tracker("students", "training", str(output), str(output)) as tracker:
+        example = np.zeros((1, 3, 64, 64), np.float32)
+        tracker.model(output / "student", tmp_path / "student.onnx", example, "small", "a student")
+    client = MlflowClient()
+    client.set_registered_model_alias("small", "champion", "1")
+
+    code = evaluate.main([*map(str, ("--model", "models:/small@champion", *flags(gold))), "--device", "cpu"])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    found = json.loads(printed.out.strip().splitlines()[-1])
+    assert found["miou"] == run(capsys, "--model", output, *flags(gold))[1]["miou"]
+    assert Path(found["page"]).is_relative_to(tmp_path / "evaluations")
+    experiment = client.get_experiment_by_name(str(gold / "masks"))
     assert experiment is not None
     (logged,) = client.search_runs([experiment.experiment_id])
     assert logged.data.metrics["miou"] == pytest.approx(found["miou"])
     assert logged.data.metrics["per_class_iou/cat"] == pytest.approx(found["per_class_iou"]["cat"])
     assert logged.data.metrics["images_per_second/total"] == pytest.approx(found["images_per_second"]["total"])
     assert logged.data.tags["model.digest"] == found["digest"]
-    assert logged.data.params["gold.classes"] == "voc"
+    assert logged.data.params["model"] == "models:/small@champion"
+    artifacts = {artifact.path for artifact in client.list_artifacts(logged.info.run_id)}
+    assert {"worst.html", "evaluation.json", "worst"} <= artifacts
 
 
 def test_iou_of_one_image() -> None:
