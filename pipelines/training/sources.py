@@ -153,7 +153,9 @@ def _unlabeled(config: TrainConfig, gold: GoldImages | None, known: list[Images]
     if config.data.unlabeled_ratio == 0 or not rows:
         return []
     if config.recipe not in USE_UNLABELED:
-        remarks.append(f"the {len(rows):,} unlabeled images are not used: the recipe {config.recipe} learns from labels")
+        remarks.append(
+            f"the {len(rows):,} unlabeled images are not used: the recipe {config.recipe} learns from labels"
+        )
         return []
     return [without_targets(list(rows.values()), known[0].areas.shape[1])]
 
