@@ -10,8 +10,8 @@
 The last line on stdout is one JSON object: `miou` (mean over the classes that occur in the gold, background included),
 `miou_voc7`, `boundary_f` (mean over classes, 3 px tolerance), `calibration_error`, IoU and boundary F by class. Of
 labels also the same over the pixels that the policy keeps (`kept`), `coverage`, `kept_share` by class, and the numbers
-of labels made with less (`baselines`). Of a student also `images_per_second` (through the network, and in all) and
-`page`, a page with its worst images. Exit codes: 0 evaluated; 1 failed; 2 bad usage.
+of labels made with less (`baselines`). Of a student also `images_per_second` (through the network; with reading and
+resizing) and `page`, a page with its worst images. Exit codes: 0 evaluated; 1 failed; 2 bad usage.
 """
 
 import json

@@ -55,7 +55,7 @@ def describe_model(numbers: dict[str, Any]) -> str:
     lines.append(
         f"\n{numbers['images']} images; accuracy {_show(numbers['accuracy'])}; calibration error "
         f"{_show(numbers['calibration_error'])}; {speed['model']:.1f} images/s through the network, "
-        f"{speed['total']:.1f} in all"
+        f"{speed['total']:.1f} with reading and resizing"
     )
     return "\n".join([*lines, *_unmatched(numbers), f"worst images: {numbers['page']}"])
 
@@ -113,7 +113,8 @@ def track_model(config: EvaluateConfig, numbers: dict[str, Any], output: str, na
         tracker.metrics(numbers)
         tracker.text(json.dumps(numbers, indent=2), "evaluation.json")
         tracker.text(storage.read_bytes(numbers["page"]).decode(), "worst.html")
-        tracker.pictures(page.overlays(OVERLAYS), "worst")
+        if tracker.enabled:
+            tracker.pictures(page.overlays(OVERLAYS), "worst")
 
 
 def _keep(output: str, name: str, numbers: dict[str, Any]) -> str:

@@ -24,8 +24,8 @@ HATCH = Hatch("Hatch unjudged", "hatch what nobody judged")
 RIGHT = 0
 DIFFERENCES: tuple[tuple[str, layers.Color], ...] = (
     ("right", (0, 0, 0)),
-    ("missed: background where an object is", (86, 180, 233)),
-    ("too much: an object where background is", (213, 94, 0)),
+    ("missed object", (86, 180, 233)),
+    ("object where background is", (213, 94, 0)),
     ("another class", (240, 228, 66)),
 )
 OTHER_COLOR, UNJUDGED_COLOR = (255, 0, 255), (128, 128, 128)
@@ -130,7 +130,7 @@ class WorstPage:
                 ((name, *values) for name, values in per_class.items() if values[0] is not None),
                 key=lambda row: row[1] or 0.0,
             ),
-            differences=[(name, to_hex(color)) for name, color in DIFFERENCES[1:]],
+            differences=[(name, to_hex(color)) for name, color in DIFFERENCES[3 if self.background is None else 1 :]],
         )
 
     def _card(self, item: JudgedItem) -> WorstCard:
