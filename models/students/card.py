@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -58,19 +57,19 @@ def save_student(folder: str | Path, student: Student, card: StudentCard) -> Non
     """Write both files; each is replaced whole, the card last.
 
     Raises:
-        ValueError: the card has not one class for each channel.
+        ValueError: the card has not one class for each channel. TypeError: its `extra` is not JSON-able.
     """
     if len(card.classes) != student.num_classes:
         raise ValueError(f"the card names {len(card.classes)} classes, the student has {student.num_classes} channels")
+    text = json.dumps({"format_version": FORMAT_VERSION, **asdict(card)}, indent=2, ensure_ascii=False) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
     part = folder / f"{WEIGHTS_FILE}.{os.getpid()}.tmp"
     save_file(state, part)
     part.replace(folder / WEIGHTS_FILE)
-    content = {"format_version": FORMAT_VERSION, **asdict(card)}
     part = folder / f"{CARD_FILE}.{os.getpid()}.tmp"
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=dict) + "\n")
+    part.write_text(text, encoding="utf-8")
     part.replace(folder / CARD_FILE)
 
 
@@ -82,7 +81,7 @@ def load_card(folder: str | Path) -> StudentCard:
             f"{folder} holds no student: {CARD_FILE} is missing (a trained one is in OUTPUT/student)"
         )
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format_version is {content['format_version']}, this version reads {FORMAT_VERSION}")
         config = StudentConfig(**content["config"])
@@ -120,7 +119,3 @@ def student_digest(folder: str | Path) -> str:
         with (Path(folder) / name).open("rb") as stream:
             total.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-def parameter_count(student: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in student.parameters())

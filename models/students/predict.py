@@ -203,13 +203,16 @@ def enlarge_max(grid: Tensor, covered: tuple[int, int], size: tuple[int, int]) -
     """Bilinear enlargement of class probabilities, and the best class of every pixel.
 
     Args:
-        grid: float32 [C, h, w], cells of 4x4 pixels.
+        grid: float32 [C, h, w], cells of 4x4 pixels; sums 1 over the channels.
         covered: (height, width) in pixels of the picture that the cells cover, the last cells perhaps in part.
         size: (H, W) wanted.
 
     Returns:
         (float32 [H, W] the largest probability, int64 [H, W] its channel).
     """
+    # Some channel has at least 1/C everywhere, so one that never comes near that wins nowhere: most are absent.
+    possible = (grid.amax((1, 2)) >= 0.999 / grid.shape[0]).nonzero()[:, 0]
+    grid = grid[possible]
     left, right, across = _between(size[1], covered[1], grid.shape[2], grid.device)
     wide = torch.lerp(grid[:, :, left], grid[:, :, right], across)
     above, below, down = _between(size[0], covered[0], grid.shape[1], grid.device)
@@ -220,7 +223,7 @@ def enlarge_max(grid: Tensor, covered: tuple[int, int], size: tuple[int, int]) -
         strip = slice(top, top + rows)
         values = torch.lerp(wide[:, above[strip]], wide[:, below[strip]], down[strip, None])
         torch.max(values, dim=0, out=(best[strip], channel[strip]))
-    return best, channel
+    return best, possible[channel]
 
 
 def _between(wanted: int, covered: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

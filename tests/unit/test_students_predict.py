@@ -143,11 +143,12 @@ def test_a_flip_averages_both_views() -> None:
 
 
 def test_enlarging_is_bilinear_interpolation() -> None:
-    grid = torch.rand(4, 9, 13)
+    grid = torch.randn(4, 9, 13).add(torch.tensor([2.0, -9, 1, 2])[:, None, None]).softmax(0)  # channel 1 is absent
     confidence, channel = enlarge_max(grid, (36, 52), (100, 141))
     wanted = F.interpolate(grid[None], size=(100, 141), mode="bilinear", align_corners=False)[0].max(0)
     assert torch.allclose(confidence, wanted.values, atol=1e-5)
     assert (channel == wanted.indices).float().mean() > 0.999
+    assert channel.unique().tolist() == [0, 2, 3]
     # cells that the picture covers in part do not move the others
     ramp = torch.arange(5.0).mul(4).add(2)[None, None].expand(1, 5, 5)
     values = enlarge_max(ramp, (18, 18), (18, 18))[0][0]
@@ -155,7 +156,7 @@ def test_enlarging_is_bilinear_interpolation() -> None:
 
 
 def test_a_large_picture_is_enlarged_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    grid = torch.rand(3, 16, 16)
+    grid = torch.randn(3, 16, 16).softmax(0)
     whole = enlarge_max(grid, (64, 64), (300, 200))
     monkeypatch.setattr("models.students.predict.STRIP_VALUES", 3 * 200 * 7)
     strips = enlarge_max(grid, (64, 64), (300, 200))
