@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.clip.shapes import bucket
+from models.decide.config import DecideConfig
 
 
 class FrozenTeacher(nn.Module):
@@ -72,8 +73,11 @@ def _one_grid(maps: list[Tensor]) -> list[Tensor]:
 class ClipTeacher(FrozenTeacher):
     """CLIP's patches as features, and their match with the classes' prompts as logits.
 
-    Logits are CLIP's own logit scale times the product of patch and text; a channel with several prompts has the mean
-    of them (a class), or the best of them (the background, whose words name different things).
+    Where patch features keep their length (the pocket CLIP), which tells objects from surroundings, logits are what
+    *decide* makes of them: products with the text, less a share of the best background word's, as shares of the
+    image's maximum, over the temperature that calibrates them; the background has a fixed strength. Where they are
+    unit vectors (official CLIP), logits are CLIP's own: cosines times its logit scale, the background's being the best
+    of its words'. The latter is untuned.
 
     Args:
         folder: a local CLIP (`models.clip.load`): the pocket one or an official checkpoint.
@@ -86,8 +90,8 @@ class ClipTeacher(FrozenTeacher):
         FileNotFoundError: no CLIP in the folder. ValueError: a channel without a prompt.
     """
 
-    text: Tensor
-    channel_of: Tensor
+    words: Tensor
+    classes: Tensor
 
     def __init__(
         self, folder: str | Path, prompts: Sequence[Sequence[str]] = (), background: bool = False, size_px: int = 0
@@ -97,22 +101,21 @@ class ClipTeacher(FrozenTeacher):
         from models.clip.load import load_clip
         from models.clip.text import TextEncoder
 
+        without = [channel for channel, texts in enumerate(prompts) if not texts]
+        if without:
+            raise ValueError(f"channels {without} have no prompt")
         checkpoint = load_clip(folder)
         self.labeler = PatchTextLabeler(checkpoint, checkpoint.attention)
         self.size_px = size_px or checkpoint.image_size_px
         self.scale = float(checkpoint.model.logit_scale.detach().exp())
-        without = [channel for channel, words in enumerate(prompts) if not words]
-        if without:
-            raise ValueError(f"channels {without} have no prompt")
-        rows: list[Tensor] = []
-        encoder = TextEncoder(folder, "cpu") if prompts else None
-        self.background_prompts = len(prompts[0]) if background and prompts else 0
-        for channel, words in enumerate(prompts):
-            assert encoder is not None
-            embedded = torch.from_numpy(encoder.encode(list(words)))
-            best_of = background and channel == 0
-            rows.append(embedded if best_of else F.normalize(embedded.mean(0, keepdim=True), dim=-1))
-        self.register_buffer("text", torch.cat(rows) if rows else torch.zeros(0, 0))
+        self.unit_length, self.background = checkpoint.dense_normalise, background
+        rows = []
+        if prompts:
+            encoder = TextEncoder(folder, "cpu")
+            rows = [torch.from_numpy(encoder.encode(list(texts))) for texts in prompts]
+        means = [F.normalize(texts.mean(0), dim=0) for texts in (rows[1:] if background else rows)]
+        self.register_buffer("words", rows[0] if background and rows else torch.zeros(0, 1))
+        self.register_buffer("classes", torch.stack(means) if means else torch.zeros(0, 1))
         self.requires_grad_(False).train(False)
 
     @torch.no_grad()
@@ -121,12 +124,21 @@ class ClipTeacher(FrozenTeacher):
         size = bucket(images.shape[-2], images.shape[-1], self.size_px, self.labeler.patch_px)
         resized = F.interpolate(images.float(), size, mode="bilinear", align_corners=False, antialias=True)
         feats = self.labeler(resized.clamp(0, 1) * 255)[0].permute(0, 3, 1, 2).contiguous()
-        if not len(self.text):
+        if not len(self.classes):
             return {"feats": feats}
         with torch.autocast(images.device.type, enabled=False):
-            scores = self.scale * torch.einsum("pd,bdhw->bphw", self.text, feats)
-        first = self.background_prompts
-        if not first:
-            return {"feats": feats, "logits": scores}
-        best = scores[:, :first].amax(1, keepdim=True)
-        return {"feats": feats, "logits": torch.cat([best, scores[:, first:]], 1)}
+            return {"feats": feats, "logits": self._logits(feats)}
+
+    def _logits(self, feats: Tensor) -> Tensor:
+        scores = torch.einsum("cd,bdhw->bchw", self.classes, feats)
+        best = torch.zeros_like(scores[:, :1])
+        if self.background:
+            best = torch.einsum("kd,bdhw->bkhw", self.words, feats).amax(1, keepdim=True)
+        if self.unit_length:
+            return self.scale * (torch.cat([best, scores], 1) if self.background else scores)
+        settings = DecideConfig()
+        heat = (scores - settings.background_words_weight * best.clamp(min=0)).clamp(min=0)
+        heat = heat / heat.amax((1, 2, 3), keepdim=True).clamp(min=1e-8)
+        if self.background:
+            heat = torch.cat([torch.full_like(best, settings.confidence_middle), heat], 1)
+        return heat / settings.confidence_temperature

@@ -1,7 +1,7 @@
 """A tiny segmentation task, a tiny student, and a training loop, for the tests of losses."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from models.losses.config import LossesConfig, RecipeName
 from models.losses.ema import make_ema, update_ema
 from models.losses.recipes import RECIPES, extra_modules
-from models.losses.types import IGNORE, TargetBatch, Terms, TrainState
+from models.losses.types import IGNORE, TargetBatch, TrainState
 
 CLASSES = 4
 SIZE = 48
@@ -66,7 +66,9 @@ def scene(count: int, seed: int, noise: float = 0.12) -> Scene:
     return Scene(images.clamp(0, 1), maps)
 
 
-def batch_of(found: Scene, rows: Tensor | None = None, hard: Tensor | None = None, labeled: int | None = None) -> TargetBatch:
+def batch_of(
+    found: Scene, rows: Tensor | None = None, hard: Tensor | None = None, labeled: int | None = None
+) -> TargetBatch:
     """A batch of these images; hard in place of the truth; only the first `labeled` images labeled."""
     rows = torch.arange(len(found.images)) if rows is None else rows
     hard = (found.truth if hard is None else hard)[rows].clone()

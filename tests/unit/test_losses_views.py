@@ -1,14 +1,19 @@
 """The EMA teacher, strong views, CutMix and the frozen teachers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from losses_scene import CLASSES, TinyStudent, scene
+from skimage import data as photographs
 from torch import nn
+from torch.nn import functional as F
 
 from models.losses.ema import CutMix, cutmix, make_ema, strong_view, update_ema
 from models.losses.teachers import ClipTeacher, EnsembleTeacher, StudentTeacher
 
 torch.set_num_threads(1)
+POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket" / "clip"
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -46,7 +51,7 @@ def test_the_teacher_follows_batch_statistics_and_its_state_is_a_students():
 def test_strong_views_change_colours_only_and_follow_the_generator():
     images = scene(8, 0, noise=0.0).images
     view = strong_view(images, generator())
-    assert view.shape == images.shape and 0 <= float(view.min()) and float(view.max()) <= 1
+    assert view.shape == images.shape and float(view.min()) >= 0 and float(view.max()) <= 1
     torch.testing.assert_close(strong_view(images, generator()), view)
     assert float((strong_view(images, generator(1)) - view).abs().max()) > 0.1
     assert len({round(float(v), 4) for v in (view - images).abs().mean((1, 2, 3))}) > 5  # each image has its own
@@ -129,3 +134,28 @@ def test_an_ensemble_averages_probabilities_and_cosines():
     torch.testing.assert_close(cosine(found["feats"]), (cosine(f) + cosine(g)) / 2)
     with pytest.raises(ValueError, match="at least one"):
         EnsembleTeacher([])
+
+
+def cat() -> torch.Tensor:
+    """float32 [1, 3, 300, 451], a cat's face."""
+    return torch.from_numpy(photographs.chelsea()).permute(2, 0, 1)[None].float() / 255
+
+
+def test_the_pocket_clip_finds_the_cat_and_keeps_its_own_features():
+    prompts = [["sky", "grass", "wall", "floor"], ["cat"], ["dog"], ["aeroplane"]]
+    teacher = ClipTeacher(POCKET, prompts, background=True, size_px=224)
+    found = teacher(cat())
+    assert found["logits"].shape[:2] == (1, 4) and found["logits"].shape[2:] == found["feats"].shape[2:]
+    chosen = F.interpolate(found["logits"], (300, 451), mode="bilinear").argmax(1)[0, 60:240, 100:350]
+    assert float((chosen == 1).float().mean()) > 0.5
+    assert not any(p.requires_grad for p in teacher.parameters())
+    bare = ClipTeacher(POCKET, size_px=224)(cat())
+    assert set(bare) == {"feats"}
+    torch.testing.assert_close(bare["feats"], found["feats"])
+
+
+def test_a_channel_without_a_prompt_is_named():
+    with pytest.raises(ValueError, match=r"channels \[1\]"):
+        ClipTeacher(POCKET, [["cat"], []])
+    with pytest.raises(FileNotFoundError, match="holds no CLIP"):
+        ClipTeacher(POCKET / "nowhere", [["cat"]])
