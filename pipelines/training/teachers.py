@@ -46,10 +46,10 @@ def _student(reference: str, classes: ClassSet) -> StudentTeacher:
 
 
 def _clip(reference: str, classes: ClassSet) -> ClipTeacher:
-    prompts = [[template.replace("{}", text) for text in entry.prompts for template in classes.templates]
-               for entry in classes.classes]  # fmt: skip
+    templates = classes.templates
+    prompts = [[t.replace("{}", text) for text in entry.prompts for t in templates] for entry in classes.classes]
     if classes.background:
-        prompts.insert(0, list(classes.background.words))
+        prompts.insert(0, [templates[0].replace("{}", word) for word in classes.background.words])
     return ClipTeacher(resolve(reference).path, prompts, classes.background is not None)
 
 

@@ -115,7 +115,8 @@ def test_it_learns_and_leaves_what_it_promised(data: Path, unbroken: tuple[Train
     assert result["onnx_max_difference"] < 1e-4
     names = {path.name for path in (training.output / "student").iterdir()}
     assert names == {"card.json", "model.safetensors", "student.onnx"}
-    assert {"config.yaml", "metrics.jsonl", "summary.json", "classes.yaml"} <= {p.name for p in training.output.iterdir()}
+    there = {path.name for path in training.output.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "summary.json", "classes.yaml"} <= there
     assert len(list((training.output / "checkpoints").glob("step-*"))) == 2
 
     from models.students.card import load_student
