@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -103,6 +104,16 @@ def _git(*words: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@dataclass(frozen=True)
+class ChildRun:
+    """A part of a run that has params and metrics of its own, such as one trial of a search."""
+
+    name: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, object]
+    tags: Mapping[str, object] = field(default_factory=dict)
 
 
 class Tracker:
@@ -222,6 +233,11 @@ class Tracker:
             if not done.wait(PATIENCE_S):
                 self._give_up(f"no answer within {PATIENCE_S:.0f} s")
 
+    def children(self, runs: Iterable[ChildRun]) -> None:
+        """Log finished runs within this one."""
+        for run in runs:
+            self._put(partial(self._log_child, run))
+
     # Below: only in the thread.
 
     def _put(self, job: Callable[[], None]) -> None:
@@ -324,6 +340,19 @@ class Tracker:
             )
             self._log_tags([("registered", f"models:/{register}/{version.version}")])
             self._say(f"MLflow   registered as models:/{register}/{version.version}")
+
+    def _log_child(self, child: ChildRun) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        experiment = self._client.get_run(self.run_id).info.experiment_id
+        tags = {"mlflow.parentRunId": str(self.run_id), **{metric_name(k): str(v) for k, v in child.tags.items()}}
+        run_id = self._client.create_run(experiment, run_name=child.name).info.run_id
+        now = round(time.time() * 1000)
+        metrics = [Metric(metric_name(name), value, now, 0) for name, value in _numbers(child.metrics).items()]
+        params = [Param(name, value) for name, value in flatten(child.params).items()]
+        tags_told = [RunTag(name, value) for name, value in tags.items()]
+        self._client.log_batch(run_id, metrics=metrics[:_BATCH], params=params[:_BATCH], tags=tags_told)
+        self._client.set_terminated(run_id)
 
     def _log_snapshot(self, url: str, version: int, name: str, context: str) -> None:
         from mlflow.data.delta_dataset_source import DeltaDatasetSource

@@ -5,6 +5,7 @@ brings the result to the guide's resolution; only the winning class goes on to t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from models.decide.finish import finish
 from models.decide.fuse import Votes, insist_on, insist_on_presence
 from models.decide.guarantees import allowed_of
 from models.decide.masks import bank_on_grid, component_masks, mask_quality, region_votes, soft_iou
-from models.decide.scene import Scene
+from models.decide.scene import Frame, Scene
 from models.decide.text_match import candidates, heat, normalise, patch_scores, presence
 from models.decide.types import PROVENANCE, ClassArrays, Label, TextBank, WeakArrays
 from models.evidence import MASK_SOURCES, Evidence
@@ -49,15 +50,51 @@ def decide(
     true and beat tags and boxes; absent tags forbid; present tags appear somewhere; boxes bound their class; noisy
     maps vote. Raises ValueError if a class has no prompt or the shapes do not fit each other.
     """
+    frame = frame_of(evidence, config)
+    scene = look(frame, evidence, text, classes, weak, config)
+    return draw(scene, config, of_classes)
+
+
+# The three steps read different fields of DecideConfig; each field's metadata says which (`part`), so that who decides
+# the same image many times over, with other settings, can keep what stays the same.
+
+
+def frame_of(evidence: Evidence, config: DecideConfig) -> Frame:
+    """What there is before any class is known: guide, mask bank and affinity on the coarse grid."""
+    guide = np.ascontiguousarray(evidence.guide.transpose(2, 0, 1), dtype=np.float32) / 255.0
+    grid_px = min(config.grid_px, max(guide.shape[1:]))
+    size = fit_grid(evidence.height, evidence.width, grid_px)
+    coarse = resize_maps(guide, size)
+    flow = affinity(
+        coarse.transpose(1, 2, 0), config.par_dilations, config.par_color_weight, config.par_position_weight
+    )
+    return Frame(guide, coarse, flow, bank_on_grid(evidence.bank, size), mask_quality(evidence.bank))
+
+
+def look(
+    frame: Frame, evidence: Evidence, text: TextBank, classes: ClassArrays, weak: WeakArrays, config: DecideConfig
+) -> Scene:
+    """Match the text, choose the classes that take part, bring their heat to the coarse grid and refine it there."""
     scores, words = patch_scores(evidence, text, len(classes.ids), config)
     likely = presence(evidence, text, scores, config)
     rows = taking_part(likely, classes, weak, config)
     must = marked_classes(weak, classes)[rows]
     if weak.present is not None:
         must |= weak.present[rows]
+    # How high the heat of each class may go: all the way for classes that are known to be there.
     share = np.where(must, 1.0, likely[rows] ** config.presence_power).astype(np.float32)
-    scene = look(evidence, classes, weak, config, rows, scores, words, share)
-    votes, seeds, mask_maps = fuse(scene, must, of_classes)
+    raw = resize_maps(heat(scores[rows], words, config), frame.size)
+    refined = normalise(propagate(raw, frame.flow, config.par_iterations, config.par_strength)) * share[:, None, None]
+    return Scene(frame, evidence, classes, weak, config, rows, must, refined, scores.argmax(0))
+
+
+def draw(scene: Scene, config: DecideConfig, of_classes: Sequence[ClassMasks] = ()) -> Label:
+    """Blend text, masks and weak labels, and take the winners to full size.
+
+    config: may differ from the scene's own in the fields that `frame_of` and `look` do not read.
+    """
+    scene = replace(scene, config=config)
+    votes, seeds, mask_maps = fuse(scene, of_classes)
     strength = guided_upsample(
         votes.strength,
         scene.guide,
@@ -66,8 +103,7 @@ def decide(
         config.guided_epsilon,
         config.guided_strength,
     )
-    disagreement = disagree(scene, votes, seeds, mask_maps, scores)
-    return finish(scene, strength, votes, must, disagreement)
+    return finish(scene, strength, votes, disagree(scene, votes, seeds, mask_maps))
 
 
 def taking_part(
@@ -111,40 +147,8 @@ def _rows_to_flags(rows: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bo
     return flags
 
 
-def look(
-    evidence: Evidence,
-    classes: ClassArrays,
-    weak: WeakArrays,
-    config: DecideConfig,
-    rows: npt.NDArray[np.intp],
-    scores: Maps,
-    words: Maps,
-    share: npt.NDArray[np.float32],
-) -> Scene:
-    """Bring guide, masks and the heat of the classes that take part to the coarse grid, and refine the heat there.
-
-    share: float32 [K], how high the heat of each class may go (1 for classes that are known to be there).
-    """
-    guide = np.ascontiguousarray(evidence.guide.transpose(2, 0, 1), dtype=np.float32) / 255.0
-    grid_px = min(config.grid_px, max(guide.shape[1:]))
-    size = fit_grid(evidence.height, evidence.width, grid_px)
-    coarse = resize_maps(guide, size)
-    raw = resize_maps(heat(scores[rows], words, config), size)
-    flow = affinity(
-        coarse.transpose(1, 2, 0), config.par_dilations, config.par_color_weight, config.par_position_weight
-    )
-    refined = propagate(raw, flow, config.par_iterations, config.par_strength)
-    refined = normalise(refined) * share[:, None, None]
-    masks = bank_on_grid(evidence.bank, size)
-    return Scene(
-        evidence, classes, weak, config, rows, refined, flow, masks, mask_quality(evidence.bank), guide, coarse
-    )
-
-
-def fuse(
-    scene: Scene, must: npt.NDArray[np.bool_], of_classes: Sequence[ClassMasks]
-) -> tuple[Votes, seed_rules.Seeds | None, Maps]:
-    """Blend text, masks and weak labels on the coarse grid. must: bool [K], classes that have to appear."""
+def fuse(scene: Scene, of_classes: Sequence[ClassMasks]) -> tuple[Votes, seed_rules.Seeds | None, Maps]:
+    """Blend text, masks and weak labels on the coarse grid."""
     config, weak = scene.config, scene.weak
     floor = config.background_threshold if scene.classes.background_id is not None else None
     votes = Votes(scene.heat, floor)
@@ -161,7 +165,7 @@ def fuse(
         blend_boxes(scene, votes)
     if weak.noisy is not None:
         blend_noisy(scene, votes, weak.noisy)
-    insist_on_presence(votes, must, lambda row: allowed_of(scene, row, scene.size), config.tag_min_area)
+    insist_on_presence(votes, scene.must, lambda row: allowed_of(scene, row, scene.size), config.tag_min_area)
     return votes, seeds, mask_maps
 
 
@@ -240,7 +244,7 @@ def blend_noisy(scene: Scene, votes: Votes, noisy: npt.NDArray[np.int32]) -> Non
     votes.blend("noisy", planes[:-1] / np.maximum(said, 1e-6), scene.config.noisy_weight * said[None])
 
 
-def disagree(scene: Scene, votes: Votes, seeds: seed_rules.Seeds | None, mask_maps: Maps, scores: Maps) -> float:
+def disagree(scene: Scene, votes: Votes, seeds: seed_rules.Seeds | None, mask_maps: Maps) -> float:
     """How much the sources contradict each other, 0..1: the mean of those of these parts that apply.
 
     Text against masks: one minus their soft IoU, over classes. Text against tags: the share of the labelled area where
@@ -253,9 +257,10 @@ def disagree(scene: Scene, votes: Votes, seeds: seed_rules.Seeds | None, mask_ma
         parts.append(1.0 - float(np.mean(pairs)))
     if scene.weak.present is not None and len(scene.rows):
         labelled = conf.winners(votes.strength, votes.floor) >= 0
-        area = resize_maps(labelled[None].astype(np.float32), (scores.shape[1], scores.shape[2]))[0] > 0.5
+        best = scene.best_rows
+        area = resize_maps(labelled[None].astype(np.float32), (best.shape[0], best.shape[1]))[0] > 0.5
         if area.any():
-            parts.append(float((~np.isin(scores.argmax(0)[area], scene.rows)).mean()))
+            parts.append(float((~np.isin(best[area], scene.rows)).mean()))
     if seeds is not None and (seeds.rows != seed_rules.NOTHING).any():
         where = seeds.rows != seed_rules.NOTHING
         model = (1 - scene.config.mask_weight) * scene.heat + scene.config.mask_weight * mask_maps

@@ -17,16 +17,16 @@ CONFIDENCE_STEP = 4
 """Confidence and provenance are kept on a grid of this many pixels."""
 
 
-def finish(scene: Scene, strength: Maps, votes: Votes, must: npt.NDArray[np.bool_], disagreement: float) -> Label:
+def finish(scene: Scene, strength: Maps, votes: Votes, disagreement: float) -> Label:
     """strength: float32 [K, gh, gw] at the guide's resolution; votes: the same on the coarse grid."""
     config, floor = scene.config, votes.floor
-    keep_inside_boxes(strength, scene)
+    strength = keep_inside_boxes(strength, scene)
     middle = config.confidence_middle if floor is not None else None
     here = conf.winners(strength, floor)
     probability = conf.probability_of_winner(strength, here, middle, config.confidence_temperature)
     won = here if here.shape == scene.full else winners_at(strength, floor, scene.full)
     clear_outside_boxes(won, scene)
-    appear(won, strength, must, scene)
+    appear(won, strength, scene)
     quarter = (-(-scene.full[0] // CONFIDENCE_STEP), -(-scene.full[1] // CONFIDENCE_STEP))
     confidence = resize_maps(probability[None], quarter)[0]
     provenance = resize_nearest(votes.provenance(), quarter).astype(np.uint8)

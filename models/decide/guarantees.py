@@ -22,10 +22,14 @@ def allowed_of(scene: Scene, index: int, size: tuple[int, int]) -> npt.NDArray[n
     return inside_boxes(grid_boxes(scene.weak, scene.full, size)[own], size)
 
 
-def keep_inside_boxes(strength: Maps, scene: Scene) -> None:
-    """Take off, in place, what enlarging [K, gh, gw] let run over the sides of the boxes."""
-    for index in boxed_rows(scene):
+def keep_inside_boxes(strength: Maps, scene: Scene) -> Maps:
+    """Strength [K, gh, gw] without what enlarging let run over the sides of the boxes."""
+    boxed = boxed_rows(scene)
+    if boxed:
+        strength = strength.copy()  # It may be the scene's own heat, which others may want to use again.
+    for index in boxed:
         strength[index][~allowed_of(scene, index, (strength.shape[1], strength.shape[2]))] = 0.0
+    return strength
 
 
 def clear_outside_boxes(won: npt.NDArray[np.int32], scene: Scene) -> None:
@@ -36,7 +40,7 @@ def clear_outside_boxes(won: npt.NDArray[np.int32], scene: Scene) -> None:
         won[(won == index) & ~allowed_of(scene, index, scene.full)] = -1
 
 
-def appear(won: npt.NDArray[np.int32], strength: Maps, must: npt.NDArray[np.bool_], scene: Scene) -> None:
+def appear(won: npt.NDArray[np.int32], strength: Maps, scene: Scene) -> None:
     """Write back, in place, each class that must appear, and each box's class, if it was lost on the way to full size.
 
     It gets the full-size pixels that its strongest guide pixel (inside its box) covers: at least one.
@@ -46,7 +50,7 @@ def appear(won: npt.NDArray[np.int32], strength: Maps, must: npt.NDArray[np.bool
     for box, guide_box, row in zip(full_boxes, guide_boxes, scene.weak.box_classes, strict=True):
         index = int(np.searchsorted(scene.rows, row))
         _restore(won, strength, index, inside_box(box, scene.full), inside_box(guide_box, size))
-    for needed in np.flatnonzero(must):
+    for needed in np.flatnonzero(scene.must):
         _restore(won, strength, int(needed), None, None)
 
 

@@ -1,0 +1,129 @@
+"""What came out of a search: the winner, what it is worth on images that the search never saw, and files to use."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from scipy import stats
+
+from models.decide.config import DecideConfig
+from tuning.objectives import Counts, Objective, numbers, rounded
+
+RESAMPLES = 2000
+LEVEL = 0.95
+#: Tells a better score from one that differs in the last bits.
+LEAST = 1e-9
+
+
+@dataclass(frozen=True)
+class Half:
+    """What the default and the winner make of the same images. default, winner: int64 [N, 2, C, C + 1]."""
+
+    default: Counts
+    winner: Counts
+
+    def gain(self, objective: Objective, chosen: Sequence[int] | slice = slice(None)) -> float:
+        """How much better the winner is on these images."""
+        return objective.value(self.winner[chosen].sum(0)) - objective.value(self.default[chosen].sum(0))
+
+    def interval(self, objective: Objective, seed: int) -> tuple[float, float] | None:
+        """95 % interval of the gain over images drawn again, the same for both (paired percentile bootstrap); None for
+        fewer than two images. Efron and Tibshirani, "An Introduction to the Bootstrap", 1993."""
+        if len(self.default) < 2:
+            return None
+        found = stats.bootstrap(
+            (np.arange(len(self.default)),),
+            lambda chosen: self.gain(objective, chosen),
+            n_resamples=RESAMPLES,
+            vectorized=False,
+            confidence_level=LEVEL,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+        return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def front(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Of the trials that saw all images, those that no other beats in every objective (one: the best), by number."""
+    whole = [one for one in trials if one.state == TrialState.COMPLETE]
+
+    def beaten(one: FrozenTrial, other: FrozenTrial) -> bool:
+        pairs = list(zip(other.values, one.values, strict=True))
+        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+    return [one for one in whole if not any(beaten(one, other) for other in whole)]
+
+
+def choose(trials: Sequence[FrozenTrial], default: Sequence[float]) -> FrozenTrial | None:
+    """The winner: of the front, the trial whose smallest gain over the default's values is the largest; None where it
+    gains nothing, so that the default stays."""
+    best = front(trials)
+    gains = [min(a - b for a, b in zip(one.values, default, strict=True)) for one in best]
+    return best[int(np.argmax(gains))] if gains and max(gains) > LEAST else None
+
+
+def compare(half: Half, objectives: tuple[Objective, ...], seed: int) -> dict[str, Any]:
+    """The numbers of default and winner on the same images, the gains and their intervals."""
+    compared: dict[str, Any] = {
+        "images": len(half.default),
+        "default": rounded(numbers(half.default.sum(0), objectives)),
+        "winner": rounded(numbers(half.winner.sum(0), objectives)),
+        "gain": rounded({one.name: half.gain(one) for one in objectives}),
+        "gain_interval_95": {},
+    }
+    for one in objectives:
+        interval = half.interval(one, seed)
+        compared["gain_interval_95"][one.name] = interval and [round(value, 5) for value in interval]
+    return compared
+
+
+def verdict(same: bool, holdout: Mapping[str, Any] | None, objectives: tuple[Objective, ...]) -> tuple[str, str]:
+    """(yes, no or unclear: is the winner better than the default; the same as a sentence). same: they are equal."""
+    if same:
+        return "no", "no trial was better than the default, which stays"
+    if holdout is None:
+        return "unclear", "no image was held out, so what the gain is worth on other images is not known"
+    lows = [(holdout["gain_interval_95"][one.name] or [-1.0])[0] for one in objectives]
+    gains = [holdout["gain"][one.name] for one in objectives]
+    if min(gains) <= LEAST:
+        return "no", "the default is NOT beaten on the images that the search never saw: keep the default"
+    if min(lows) <= 0:
+        return "unclear", (
+            "the winner is ahead on the images that the search never saw, but by no more than chance could give: "
+            "the default is not clearly beaten"
+        )
+    return "yes", "the winner beats the default on the images that the search never saw"
+
+
+def write_yaml(path: Path, config: DecideConfig, comments: Sequence[str]) -> None:
+    """A file that `label_corpus.py --config` takes: the whole `decide` section, with the numbers above it."""
+    head = "".join(f"# {line}\n" for line in comments)
+    section = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+    _write(path, head + yaml.safe_dump({"decide": section}, sort_keys=False))
+
+
+def write_json(path: Path, value: Any) -> None:
+    _write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    from pipelines import storage
+
+    storage.write_bytes(str(path), text.encode())
+
+
+def trial_row(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial for the results file and MLflow. part: it was stopped, and its numbers are of some of the images."""
+    last = trial.user_attrs["reports"][-1]
+    return {
+        "number": trial.number,
+        "part": trial.state == TrialState.PRUNED,
+        "numbers": rounded(dict(last)),
+        "values": trial.params,
+        "seconds": trial.user_attrs["seconds"],
+    }

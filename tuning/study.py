@@ -1,0 +1,151 @@
+"""The search's memory: an Optuna study on disk, from which a killed search goes on, and Ray Tune's view of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from tuning.objectives import Objective
+from tuning.space import Space
+
+STUDY = "labels"
+#: Trials of which at most one in so many goes on at each rung; the rungs are 2.5 apart as well.
+REDUCTION = 2.5
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class OrdinalSampler(BaseSampler):
+    """TPE (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011), seeded anew for each trial.
+
+    A trial's seed is the search's and its ordinal, so that a search that was killed draws what it would have drawn.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._now: BaseSampler = TPESampler(seed=seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        ordinal = sum(one.state != TrialState.FAIL for one in study.get_trials(deepcopy=False)[: trial.number])
+        seed = int(np.random.SeedSequence([self._seed, ordinal]).generate_state(1)[0])
+        # The space has branches, in which it samples field by field: nothing to warn of.
+        self._now = TPESampler(seed=seed, warn_independent_sampling=False)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        return self._now.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
+        return self._now.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        return self._now.sample_independent(study, trial, param_name, param_distribution)
+
+
+class StudySearch(OptunaSearch):
+    """OptunaSearch that keeps each trial's numbers in the study, and tells Optuna what was stopped early.
+
+    The value of a trial that was stopped is of a part of the images, and not to be compared with the others'.
+    """
+
+    def __init__(self, space: Space, storage: JournalStorage, names: Sequence[str], images: int, seed: int) -> None:
+        single = len(names) == 1
+        super().__init__(
+            space,
+            metric=names[0] if single else list(names),
+            mode="max" if single else ["max"] * len(names),
+            sampler=OrdinalSampler(seed),
+            storage=storage,
+            study_name=STUDY,
+        )
+        self._images = images
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._note(trial_id, result)
+        super().on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result and not error:
+            self._note(trial_id, result)
+            if result["images"] < self._images:
+                trial = self._ot_trials[trial_id]
+                trial.report(result[self.metric], result["training_iteration"])
+                self._ot_study.tell(trial, state=TrialState.PRUNED)
+                self._completed_trials.add(trial_id)
+                return
+        super().on_trial_complete(trial_id, None if error else result, error)
+
+    def _note(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        trial = self._ot_trials[trial_id]
+        told = {name: value for name, value in result.items() if isinstance(value, float) and name in _kept(result)}
+        reports = [*trial.user_attrs.get("reports", []), {"images": result["images"], **told}]
+        trial.set_user_attr("reports", reports)
+        trial.set_user_attr("seconds", round(float(result["time_total_s"]), 3))
+
+    @property
+    def study(self) -> Study:
+        """The study on disk."""
+        return self._ot_study
+
+    def number(self, trial_id: str) -> int:
+        """The study's number of one of Tune's trials."""
+        return int(self._ot_trials[trial_id].number)
+
+
+def _kept(result: Mapping[str, Any]) -> set[str]:
+    """What the trial itself reported, without what Tune adds."""
+    added = ("time_this_iter_s", "time_total_s", "time_since_restore", "timestamp")
+    return {name for name in result if name not in added and not name.startswith(("config", "perf"))}
+
+
+def open_storage(folder: Path) -> JournalStorage:
+    """The study's journal in this folder; each change of a trial is one line, on disk before the search goes on."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+
+
+def resume(study: Study, space: Space) -> int:
+    """Make the study ready to go on; returns how many trials have ended.
+
+    What was under way when the search was killed is tried again first. A new study begins with the settings that are
+    now in use.
+    """
+    trials = study.get_trials(deepcopy=False)
+    for one in trials:
+        if one.state == TrialState.RUNNING:
+            study.tell(one.number, state=TrialState.FAIL)
+            if one.params:
+                study.enqueue_trial(one.params)
+    if not trials and (start := space.start()) is not None:
+        study.enqueue_trial(start)
+    return sum(one.state in FINISHED for one in trials)
+
+
+def scheduler(study: Study, objective: Objective, reports: Sequence[int]) -> ASHAScheduler:
+    """ASHA over the number of images, as if it had seen the trials that the study has.
+
+    Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020.
+    """
+    asha = ASHAScheduler(
+        time_attr="images",
+        metric=objective.name,
+        mode="max",
+        max_t=reports[-1],
+        grace_period=reports[0],
+        reduction_factor=REDUCTION,
+    )
+    for one in study.get_trials(deepcopy=False, states=FINISHED):
+        past = SimpleNamespace(trial_id=f"past-{one.number}")
+        asha.on_trial_add(None, past)
+        for report in one.user_attrs["reports"]:
+            asha.on_trial_result(None, past, report)
+        asha.on_trial_complete(None, past, one.user_attrs["reports"][-1])
+    return asha
