@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from pipelines.config import Section, TrackingConfig
-from pipelines.evaluate import GoldConfig
+from pipelines.evaluation.config import GoldConfig
 from tuning.objectives import parse_objective
 
 
