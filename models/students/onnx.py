@@ -109,4 +109,4 @@ def _require_packages() -> None:
         try:
             __import__(name)
         except ImportError as error:
-            raise ImportError(f"ONNX export needs {name}: pip install 'maskstream[export]'") from error
+            raise ImportError(f"ONNX export needs {name}: pip install {name}") from error

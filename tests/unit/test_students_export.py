@@ -19,7 +19,7 @@ from tests.conftest import require
 @pytest.fixture(autouse=True)
 def packages() -> None:
     missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
-    require("onnx", not missing, f"ONNX export needs {', '.join(missing)}: pip install 'maskstream[export]'")
+    require("onnx", not missing, f"ONNX export needs {', '.join(missing)}")
 
 
 def student(name: str) -> Student:
