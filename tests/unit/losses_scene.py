@@ -99,20 +99,12 @@ def clicks(truth: Tensor, seed: int) -> Tensor:
 
 
 def swap_regions(truth: Tensor, share: float, seed: int) -> Tensor:
-    """The class of this share of the objects (and of boxes of background) is another one."""
+    """This share of the objects has the class of another: any of the others, background included."""
     rng = np.random.default_rng(seed)
     noisy = truth.clone()
-    for i in range(len(truth)):
-        for label in range(CLASSES):
-            if rng.random() < share:
-                other = int(rng.choice([c for c in range(CLASSES) if c != label]))
-                where = truth[i] == label
-                if label == 0:
-                    y, x = rng.integers(0, SIZE - 16, 2)
-                    box = torch.zeros_like(where)
-                    box[y : y + 16, x : x + 16] = True
-                    where = where & box
-                noisy[i][where] = other
+    for i, label in np.ndindex(len(truth), CLASSES - 1):
+        if rng.random() < share:
+            noisy[i][truth[i] == label + 1] = int(rng.choice([c for c in range(CLASSES) if c != label + 1]))
     return noisy
 
 
@@ -167,9 +159,16 @@ def mean_iou(model: nn.Module, found: Scene) -> float:
     return float(np.mean(ious))
 
 
-def random_rows(count: int, batch: int, seed: int) -> Callable[[int], Tensor]:
-    """Rows of each step: `batch` of `count`."""
-    return lambda step: torch.randperm(count, generator=torch.Generator().manual_seed(1000 * seed + step))[:batch]
+def stream(
+    found: Scene, seed: int, hard: Tensor | None = None, labeled: int | None = None, batch: int = 6
+) -> Callable[[int], TargetBatch]:
+    """The batch of each step, the same for the same seed; see `batch_of`."""
+
+    def at(step: int) -> TargetBatch:
+        shuffled = torch.randperm(len(found.images), generator=torch.Generator().manual_seed(1000 * seed + step))
+        return batch_of(found, shuffled[:batch], hard, labeled)
+
+    return at
 
 
 def auc(score: Tensor, positive: Tensor) -> float:
