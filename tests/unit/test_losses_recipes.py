@@ -192,7 +192,7 @@ def test_unlabeled_images_come_in_with_the_ramp():
         float(
             RECIPES["semi_supervised"](
                 copy.deepcopy(student), hard_batch(), state_of(student, config, "semi_supervised", step), config
-            )["unlabeled"]
+            )["unlabeled"].detach()
         )
         for step in (0, 2, 5, 10)
     ]
