@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipelines.training.config import TrainConfig
+from pipelines.training.config import TrainConfig  # noqa: E402 - the project's root comes first
 
 WARM_STEPS = 10
 BLOCKS = 4
@@ -81,19 +81,19 @@ def plain_process(rank: int, values: dict[str, Any], workers: int, folder: str) 
     from torch.nn.parallel import DistributedDataParallel
 
     from pipelines.training.batches import train_batches
-    from pipelines.training.job import _loader_settings
+    from pipelines.training.job import loader_settings
     from pipelines.training.layout import shape
     from pipelines.training.learner import Learner
     from pipelines.training.loader import Loader
     from pipelines.training.sources import prepare
     from pipelines.training.stream import TRAIN, rounds
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))  # as the job does
     options = argparse.Namespace(**values)
     settings = config(options, folder, workers)
     prepared = prepare(settings, None)
     sizes = shape(settings, workers, 0, 0)
-    loader = Loader(prepared.plan, prepared.sources, _loader_settings(settings, prepared, sizes), None)
+    loader = Loader(prepared.plan, prepared.sources, loader_settings(settings, prepared, sizes), None)
     ready = [one for one in rounds(sizes, 0) if one.kind == TRAIN][:BLOCKS]
     device = torch.device("cpu")
     batches = [batch for one in ready for batch in train_batches(loader.train_rows(one, rank), sizes, device)]
