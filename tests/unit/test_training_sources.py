@@ -312,6 +312,8 @@ def test_the_layout_leaves_room_and_divides_a_step(tmp_path: Path) -> None:
     assert layout(config(tmp_path, labels="x"), 6, 0).workers == 4  # 16 images are not to be divided by 6 or 5
     with pytest.raises(UsageError, match="no GPU"):
         layout(config(tmp_path, labels="x", execution={"device": "cuda"}), 2, 0)
+    with pytest.raises(UsageError, match="workers is 3"):
+        layout(config(tmp_path, labels="x", workers=3), 16, 2)
     with pytest.raises(UsageError, match="use 18, or another --workers"):
         shape(config(tmp_path, labels="x", optim={"batch_images": 17}), 3, 0, 0)
     sizes = shape(config(tmp_path, labels="x", data={"unlabeled_ratio": 2.0}), 2, 10, 5)
