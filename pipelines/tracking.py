@@ -300,7 +300,7 @@ class Tracker:
     def _log_model(self, folder: Path, onnx: Path, example: Any, register: str | None, description: str) -> None:
         import mlflow
         import onnx as onnx_package
-        from mlflow.models import infer_signature
+        from mlflow.models import ModelSignature
 
         network = onnx_package.load(str(onnx))
         output = _run_onnx(onnx, example)
@@ -310,7 +310,7 @@ class Tracker:
             logged = mlflow.onnx.log_model(
                 network,
                 name="student",
-                signature=infer_signature({"images": example}, {"logits": output}),
+                signature=ModelSignature(_tensor("images", example), _tensor("logits", output)),
                 pip_requirements=["onnxruntime"],
                 save_as_external_data=False,
             )
@@ -335,6 +335,13 @@ class Tracker:
         tags = [InputTag("mlflow.data.context", context)]
         self._client.log_inputs(self.run_id, [DatasetInput(dataset=dataset._to_mlflow_entity(), tags=tags)])
         self._log_tags([("snapshot", version), ("labels", url)])
+
+
+def _tensor(name: str, example: Any) -> Any:
+    """MLflow's schema of pictures or maps like `example`, [B, C, H, W], of which only C is fixed."""
+    from mlflow.types import Schema, TensorSpec
+
+    return Schema([TensorSpec(example.dtype, (-1, example.shape[1], -1, -1), name)])
 
 
 def _run_onnx(path: Path, images: Any) -> Any:

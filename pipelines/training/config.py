@@ -161,6 +161,10 @@ class TrainConfig(Section):
             raise ValueError("gold.use is validation, so --labels is needed to train on")
         if self.data.targets == "weak" and self.labels is None:
             raise ValueError("data.targets is weak: the weak labels are in a label table, so --labels is needed")
+        if self.recipe == "distill" and not self.teachers:
+            raise ValueError("the recipe distill learns from frozen models: name them with --teachers")
+        if self.recipe == "semi_supervised" and self.losses.semi.ema and not self.optim.ema_decay:
+            raise ValueError("losses.semi.ema needs a running mean of the weights: set optim.ema_decay above 0")
         if self.optim.batch_images % self.optim.accumulate:
             raise ValueError(
                 f"optim.batch_images {self.optim.batch_images} is not a multiple of optim.accumulate "

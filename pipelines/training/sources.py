@@ -18,6 +18,9 @@ from pipelines.training.label_source import open_labels
 from pipelines.training.plan import NO_SOURCE, Images, Indices, Plan
 from pipelines.training.targets import Channels, TargetSource
 
+#: The recipes that look at images without labels.
+USE_UNLABELED = ("semi_supervised", "distill")
+
 
 @dataclass
 class Prepared:
@@ -67,7 +70,7 @@ def _prepare(config: TrainConfig, snapshot: int | None) -> Prepared:
         train_parts.append(labels.images.take(rows))
     if gold is not None and not gold_validates:
         train_parts.append(gold.images)
-    unlabeled = _unlabeled(config, gold, [*train_parts, *([gold.images] if gold else [])], len(classes.classes) + 1)
+    unlabeled = _unlabeled(config, gold, [*train_parts, *([gold.images] if gold else [])], remarks)
     parts = [*train_parts, *([gold.images] if gold_validates and gold else []), *unlabeled]
     channels = Channels.of(classes)
     images = Images.join(parts)
@@ -134,7 +137,7 @@ class _Corpus:
     images: ImagesConfig = field(default_factory=ImagesConfig)
 
 
-def _unlabeled(config: TrainConfig, gold: GoldImages | None, known: list[Images], channels: int) -> list[Images]:
+def _unlabeled(config: TrainConfig, gold: GoldImages | None, known: list[Images], remarks: list[str]) -> list[Images]:
     """Images without targets, without those that have one."""
     from pipelines.corpus.open import open_corpus
 
@@ -149,8 +152,12 @@ def _unlabeled(config: TrainConfig, gold: GoldImages | None, known: list[Images]
         raise UsageError("every unlabeled image has a label or a mask: leave --unlabeled out")
     if config.data.unlabeled_ratio == 0 or not rows:
         return []
-    width = known[0].areas.shape[1] if known else channels
-    return [without_targets(list(rows.values()), width)]
+    if config.recipe not in USE_UNLABELED:
+        remarks.append(
+            f"the {len(rows):,} unlabeled images are not used: the recipe {config.recipe} learns from labels"
+        )
+        return []
+    return [without_targets(list(rows.values()), known[0].areas.shape[1])]
 
 
 def without_targets(assets: Sequence[Any], channels: int) -> Images:
