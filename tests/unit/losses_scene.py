@@ -170,3 +170,12 @@ def mean_iou(model: nn.Module, found: Scene) -> float:
 def random_rows(count: int, batch: int, seed: int) -> Callable[[int], Tensor]:
     """Rows of each step: `batch` of `count`."""
     return lambda step: torch.randperm(count, generator=torch.Generator().manual_seed(1000 * seed + step))[:batch]
+
+
+def auc(score: Tensor, positive: Tensor) -> float:
+    """Area under the ROC curve, ties counted by half: how often a positive pixel scores higher than a negative one."""
+    values, where = score.flatten().unique(return_inverse=True)
+    above = torch.bincount(where[positive.flatten()], minlength=len(values)).double()
+    below = torch.bincount(where[~positive.flatten()], minlength=len(values)).double()
+    wins = (above * (below.cumsum(0) - below / 2)).sum()
+    return float(wins / (above.sum() * below.sum()))
