@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -114,11 +115,13 @@ def find_source(config: TuneLabelsConfig) -> Source:
         if not rows:
             raise UsageError(f"--gold: none of the {len(gold.masks)} masks belongs to a labeled image")
     matching = match(gold.classes if gold else past.classes, past.classes, config.gold.ignore)
-    rows = _shuffled(rows, config)
-    searched = len(rows) - round(len(rows) * config.holdout)
-    if searched < 1 or (config.holdout and searched == len(rows)):
+    rows = sorted(rows, key=lambda row: row["asset"])
+    random.Random(config.seed).shuffle(rows)
+    rows = rows[: config.images or None]
+    searched, held_out = _split(rows, [_contents(gold, row) for row in rows], config.holdout)
+    if not searched or (config.holdout and not held_out):
         raise UsageError(f"--holdout {config.holdout}: {len(rows)} images are too few to be split so")
-    return Source(output, snapshot, past, gold, matching, tuple(rows), searched)
+    return Source(output, snapshot, past, gold, matching, (*searched, *held_out), len(searched))
 
 
 def _gold(config: TuneLabelsConfig, past: PastRun) -> Gold | None:
@@ -136,10 +139,25 @@ def _gold(config: TuneLabelsConfig, past: PastRun) -> Gold | None:
     return open_gold(told.uri, told.split, told.classes, past.classes, told.ignore, only, ())
 
 
-def _shuffled(rows: list[dict[str, Any]], config: TuneLabelsConfig) -> list[dict[str, Any]]:
-    rows = sorted(rows, key=lambda row: row["asset"])
-    random.Random(config.seed).shuffle(rows)
-    return rows[: config.images or None]
+def _contents(gold: Gold | None, row: Mapping[str, Any]) -> list[int]:
+    """The ids in an image's gold mask."""
+    if gold is None:
+        return []
+    return [int(i) for i in np.unique(gold.read(str(gold.name_of(row["asset"])))) if i != gold.ignore]
+
+
+def _split(
+    rows: Sequence[dict[str, Any]], contents: Sequence[Sequence[int]], holdout: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(searched, held out), each in the order of rows. Stratified by the rarest class in an image: a mean over classes
+    hangs on the rare ones, and by chance alone one part would often have all photographs of some of them."""
+    images_of = Counter(i for ids in contents for i in ids)
+    rarest = [min(ids, key=lambda i: (images_of[i], i), default=-1) for ids in contents]
+    held = set()
+    for place, number in enumerate(sorted(range(len(rows)), key=lambda n: rarest[n])):
+        if int((place + 1) * holdout + 1e-9) > int(place * holdout + 1e-9):
+            held.add(number)
+    return [r for n, r in enumerate(rows) if n not in held], [r for n, r in enumerate(rows) if n in held]
 
 
 def load(source: Source, rows: Sequence[Mapping[str, Any]]) -> Cases:

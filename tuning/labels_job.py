@@ -82,9 +82,7 @@ def _claim(config: TuneLabelsConfig, source: Source, space: Space) -> Path:
 def _tell_plan(config: TuneLabelsConfig, seen: Cases, held_out: int, space: Space) -> None:
     if "agreement" in config.objective:
         say("agreement is a WEAKER objective: without gold masks, labels that agree need not be right")
-    say(
-        f"search: {config.trials:,} trials on {len(seen.items):,} images, {held_out:,} held out; output is kept on the way"
-    )
+    say(f"search: {config.trials:,} trials on {len(seen.items):,} images, {held_out:,} held out")
     say(f"search: {len(space.dimensions)} settings: {', '.join(one.name for one in space.dimensions)}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import tracking
-from pipelines.tracking import Tracker, choose_store, flatten, metric_name
+from pipelines.tracking import ChildRun, Tracker, choose_store, flatten, metric_name
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -141,3 +141,28 @@ def test_names_are_made_acceptable() -> None:
     assert metric_name("a//b/../c") == "a_b/_/c"
     assert metric_name("/") == "_"
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_children_lie_within_their_parent(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Tracker("a corpus", "search", str(tmp_path / "out"), str(tmp_path / "search"), say=said.append) as tracker:
+        tracker.children(
+            ChildRun(
+                f"trial-{n}",
+                {"mask_top": n, "keep_policy": "fixed"},
+                {"miou": n / 10, "coverage": None},
+                {"part": n > 1},
+            )
+            for n in range(3)
+        )
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracker.tracking_uri)
+    parent = client.get_run(tracker.run_id or "")
+    runs = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{tracker.run_id}'")
+    assert sorted(run.info.run_name for run in runs) == ["trial-0", "trial-1", "trial-2"]
+    last = next(run for run in runs if run.info.run_name == "trial-2")
+    assert last.data.params == {"mask_top": "2", "keep_policy": "fixed"}
+    assert last.data.metrics == {"miou": 0.2}
+    assert (last.data.tags["part"], last.info.status) == ("True", "FINISHED")
+    assert tracker.failure is None, said
