@@ -19,6 +19,13 @@ def _option(default: Any, text: str, low: float | None = None, high: float | Non
 class SupervisedConfig:
     """What is learned from labeled pixels, in every recipe."""
 
+    stride: int = _option(
+        2,
+        "Dense targets are compared on every stride-th pixel along each side: 2 costs a quarter of 1, and the student "
+        "itself answers on every fourth. Sparse ones (from_points) and noisy maps keep every pixel.",
+        1,
+        4,
+    )
     cross_entropy: float = _option(1.0, "Weight of the cross-entropy.", 0.0, 100.0)
     dice: float = _option(0.5, "Weight of the Dice loss, where targets are dense (not in from_points).", 0.0, 100.0)
     gamma: float = _option(

@@ -50,7 +50,7 @@ def extra_modules(config: LossesConfig, num_classes: int, recipe: RecipeName) ->
 
 def supervised(student: SegmentationModel, batch: TargetBatch, state: TrainState, config: LossesConfig) -> Terms:
     """Cross-entropy, Dice and, if asked for, the boundary term, by the confidence of each labeled pixel."""
-    batch = _labeled_images(batch)
+    batch = _labeled_images(batch).every(config.supervised.stride)
     out = student(batch.images)
     return _total(_supervised(out["logits"], batch, config.supervised), out)
 
@@ -58,7 +58,7 @@ def supervised(student: SegmentationModel, batch: TargetBatch, state: TrainState
 def from_tags(student: SegmentationModel, batch: TargetBatch, state: TrainState, config: LossesConfig) -> Terms:
     """Pseudo-labels with confidences, made from tags: `supervised`, classes that the tags exclude are forbidden on
     every pixel ("absent"), and the most confident pixels may seed a Gaussian mixture (row 2)."""
-    batch = _labeled_images(batch)
+    batch = _labeled_images(batch).every(config.supervised.stride)
     out = student(batch.images)
     terms = _supervised(out["logits"], batch, config.supervised)
     if config.tags.absent and batch.absent is not None:
@@ -96,7 +96,8 @@ def semi_supervised(student: SegmentationModel, batch: TargetBatch, state: Train
         return supervised(student, batch, state, config)
     views = student_views(batch, state, config.semi)
     out = student(views.images)
-    terms = _supervised(out["logits"][: len(batch.images)], batch, config.supervised)
+    dense = batch.every(config.supervised.stride)
+    terms = _supervised(out["logits"][: len(batch.images)], dense, config.supervised)
     if config.semi.uses_pseudo_labels:
         terms |= pseudo_label_terms(out["logits"], views, batch, state, config)
     if config.semi.mgd:
@@ -144,7 +145,7 @@ def distill(student: SegmentationModel, batch: TargetBatch, state: TrainState, c
         ValueError: there is no teacher.
     """
     out = student(batch.images)
-    terms = _supervised(out["logits"], batch, config.supervised)
+    terms = _supervised(out["logits"], batch.every(config.supervised.stride), config.supervised)
     terms |= distill_mixed(out, Views(batch.images), batch, state, config.mgd)
     return _total(terms, out)
 

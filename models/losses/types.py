@@ -57,6 +57,13 @@ class TargetBatch:
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         return type(self)(**{k: v[rows] if isinstance(v, Tensor) else v for k, v in values.items()})
 
+    def every(self, stride: int) -> "TargetBatch":
+        """The same images with targets and weights on every stride-th pixel along each side."""
+        if stride == 1:
+            return self
+        grid = (slice(None), slice(stride // 2, None, stride), slice(stride // 2, None, stride))
+        return dataclasses.replace(self, hard=self.hard[grid], weight=self.weight[grid])
+
     @property
     def absent(self) -> Tensor | None:
         """bool [B, C], classes that the tags exclude; None where no tags came with the batch."""

@@ -95,7 +95,7 @@ def test_each_component_of_semi_supervision_has_its_switch(semi):
 def test_without_its_component_a_recipe_is_plain_supervision_of_the_labeled_images(recipe):
     config = replace(
         DEFAULT,
-        supervised=replace(DEFAULT.supervised, dice=0.0),
+        supervised=replace(DEFAULT.supervised, dice=0.0, stride=1),
         tags=replace(DEFAULT.tags, absent=0.0),
         points=replace(DEFAULT.points, agmm=False),
         noisy=replace(DEFAULT.noisy, selection=False),
@@ -211,6 +211,18 @@ def test_what_is_missing_is_named():
         RECIPES["from_noisy_maps"](student, batch, bare, DEFAULT)
     assert not extra_modules(DEFAULT, CLASSES, "supervised")
     assert not extra_modules(replace(DEFAULT, noisy=replace(DEFAULT.noisy, selection=False)), 3, "from_noisy_maps")
+
+
+def test_dense_targets_on_every_second_pixel_give_nearly_the_same_loss_and_the_same_direction():
+    found = {}
+    for stride in (1, 2):
+        student = seeded()
+        config = replace(DEFAULT, supervised=replace(DEFAULT.supervised, stride=stride))
+        loss = RECIPES["supervised"](student, hard_batch(), state_of(student, config, "supervised"), config)["loss"]
+        loss.backward()
+        found[stride] = loss.detach(), torch.cat([p.grad.flatten() for p in student.parameters()])
+    torch.testing.assert_close(found[2][0], found[1][0], rtol=0.1, atol=0)
+    assert torch.cosine_similarity(found[1][1], found[2][1], dim=0) > 0.9
 
 
 def test_a_batch_moves_and_is_cut_with_all_it_holds():
