@@ -27,6 +27,7 @@ def agmm_losses(
     seeds: Tensor,
     config: AgmmConfig,
     memory: MutableMapping[str, Tensor] | None = None,
+    progress: float = 1.0,
 ) -> Terms:
     """Weighted terms that spread sparse labels over their images; cross-entropy on the labels comes beside them.
 
@@ -41,6 +42,7 @@ def agmm_losses(
         logits: float [B, C, h, w], on the grid of the features. features: float [B, D, h, w].
         seeds: int64 [B, H, W], 0..C-1 or IGNORE.
         memory: `TrainState.memory`; holds the remembered centres if config.memory_momentum is above 0.
+        progress: share of the training that is done, for config.ramp.
     """
     field = PrototypeField(features, seeds, logits.shape[1])
     given = field.responsibilities(config.sigma)
@@ -49,7 +51,8 @@ def agmm_losses(
     if config.prediction:
         costs = _mean_over(binary_cross_entropy(logits.softmax(1), given), present)
         pixels = field.present.any(1)[:, None, None].expand_as(costs).float()
-        terms["agmm_prediction"] = config.prediction * 0.5 * weighted_mean(costs, pixels)
+        ramp = min(1.0, progress / config.ramp) if config.ramp else 1.0
+        terms["agmm_prediction"] = ramp * config.prediction * 0.5 * weighted_mean(costs, pixels)
     if config.seeds:
         labeled = field.seeds.sum(1)
         truth = field.seeds / labeled[:, None].clamp(min=1)

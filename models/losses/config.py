@@ -85,6 +85,7 @@ class AgmmConfig:
         1e3,
     )
     prediction: float = _option(1.0, "Weight of predictions against responsibilities, over all pixels.", 0.0, 100.0)
+    ramp: float = _option(0.0, "Share of the training over which that weight rises from 0.", 0.0, 1.0)
     seeds: float = _option(1.0, "Weight of responsibilities against the labels, over labeled pixels.", 0.0, 100.0)
     repulsion: float = _option(1.0, "Weight of what pushes the classes' centres apart.", 0.0, 100.0)
     memory_momentum: float = _option(

@@ -65,7 +65,7 @@ def from_tags(student: SegmentationModel, batch: TargetBatch, state: TrainState,
         terms["absent"] = config.tags.absent * absent_class_loss(out["logits"], batch.absent)
     if config.tags.agmm:
         seeds = _known(batch).masked_fill(batch.weight < config.tags.seed_confidence, IGNORE)
-        terms |= agmm_losses(out["logits"], out["feats"], seeds, config.agmm, state.memory)
+        terms |= agmm_losses(out["logits"], out["feats"], seeds, config.agmm, state.memory, state.progress)
     return _total(terms, out)
 
 
@@ -79,7 +79,7 @@ def from_points(student: SegmentationModel, batch: TargetBatch, state: TrainStat
     out = student(batch.images)
     terms = _supervised(out["logits"], batch, replace(config.supervised, dice=0.0, boundary=0.0))
     if config.points.agmm:
-        terms |= agmm_losses(out["logits"], out["feats"], _known(batch), config.agmm, state.memory)
+        terms |= agmm_losses(out["logits"], out["feats"], _known(batch), config.agmm, state.memory, state.progress)
         if config.points.absent and batch.absent is not None:
             terms["absent"] = config.points.absent * absent_class_loss(out["logits"], batch.absent)
     return _total(terms, out)
