@@ -41,7 +41,7 @@ BROKEN_SHOWN = 20  # on stderr; broken.jsonl has them all
 class PredictJobConfig(Section):
     """What `predict.py` can be told."""
 
-    model: str = Field(description="the student: the folder or URL with card.json and model.safetensors")
+    model: str = Field(description="the student: the output folder or URL of train_student.py, or models:/NAME@ALIAS")
     images: str = Field(description="where the images are: a folder, an image, or any corpus of label_corpus.py")
     output: str = Field(description="folder or URL for the masks")
     split: str | None = Field(default=None, description="voc: a name in ImageSets/Segmentation, such as train or val")
@@ -144,12 +144,12 @@ def _load(config: PredictJobConfig) -> tuple["Predictor", str]:
 
     from models.students.card import student_digest
     from models.students.predict import Predictor
-    from pipelines.references import ModelReferenceError, resolve
+    from pipelines.references import ModelReferenceError, resolve_student
 
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
-        folder = resolve(config.model).path
+        folder = resolve_student(config.model).path
         return Predictor.load(folder, config.device, config.predict), student_digest(folder)
     except (ModelReferenceError, FileNotFoundError, ValueError) as error:
         raise UsageError(f"--model: {error}") from error

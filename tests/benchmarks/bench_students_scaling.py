@@ -1,8 +1,11 @@
 """Training on one and on two workers of Ray Train, beside plain PyTorch processes that do the same.
 
 A plain process reads, decodes, caches and augments its part by itself, with the same functions, steps the same student
-and exchanges gradients by gloo: no Ray, no reading processes, no checkpoints. Both rates leave out the first steps, in
-which caches fill. Everything runs in turn, so that a machine that slows down does so for all.
+and exchanges gradients by gloo: no Ray, no reading processes, no checkpoints. A worker of Ray Train has as many torch
+threads as a plain process, and the readers share the same cores. Rates are those of the second half of the steps, by
+the clock: in the first one caches fill, and Ray's readers have a lead from the time in which its workers start, which
+flatters short runs; so take steps for some minutes. Everything runs in turn, in an order that turns round with every
+repeat, so that a machine that slows down does so for all.
 """
 
 import json
@@ -26,15 +29,15 @@ from pipelines.training.learner import Learner
 from pipelines.training.loader import Loader, LoaderSettings
 from pipelines.training.sources import prepare
 from pipelines.training.stream import TRAIN, segment
-from pipelines.training.worker import WARM_STEPS
 
-WORKERS = (1, 2)
+WORKERS, KINDS = (1, 2), ("plain", "ray")
 Run = Callable[..., dict[str, Any]]
 
 
 def scaling(flags: Sequence[str], folder: Path, repeats: int, run: Run) -> dict[str, Any]:
     """Images a second by kind and worker count, and ratios paired by repeat. run: starts a job of pipelines/."""
     rows: list[dict[str, Any]] = []
+    folder.mkdir(parents=True, exist_ok=True)
     for repeat in range(repeats):
         file = folder / f"repeat-{repeat}.json"
         if file.exists() and json.loads(file.read_text())["flags"] == list(flags):
@@ -51,21 +54,30 @@ def scaling(flags: Sequence[str], folder: Path, repeats: int, run: Run) -> dict[
 
 def measure(flags: Sequence[str], folder: Path, repeat: int, run: Run) -> dict[str, Any]:
     """One repeat; every second one goes through the kinds in the opposite order."""
-    kinds = [(kind, workers) for workers in WORKERS for kind in ("plain", "ray")]
+    kinds = [(kind, workers) for workers in WORKERS for kind in KINDS]
     found: dict[str, Any] = {"repeat": repeat, "flags": list(flags)}
     for kind, workers in kinds[:: -1 if repeat % 2 else 1]:
         output = folder / f"{kind}-{workers}-{repeat}"
         if kind == "plain":
             rate = plain(flags, workers)
         else:
-            done = run("train_student.py", "--output", str(output), "--workers", str(workers), "--restart", *flags)
-            rate = done["images_per_second"]
+            alone = ("--workers", str(workers), "--restart", "--checkpoint_every_steps", "1000000")
+            run("train_student.py", "--output", str(output), *flags, *alone)
+            rate = ray_rate(output / "metrics.jsonl", parse(TrainConfig, [*flags, "--output", str(output)]))
         found[f"{kind} {workers}"] = rate
     for workers in WORKERS:
         found[f"ray/plain, {workers}"] = found[f"ray {workers}"] / found[f"plain {workers}"]
     for kind in ("ray", "plain"):
         found[f"{kind}, 2/1"] = found[f"{kind} 2"] / found[f"{kind} 1"]
     return found
+
+
+def ray_rate(curve: Path, config: TrainConfig) -> float:
+    """Images a second between the middle and the end of the curve, by the times of its points."""
+    points = [point for point in map(json.loads, curve.read_text().splitlines()) if "loss" in point]
+    first = next(point for point in points if point["step"] >= config.optim.steps / 2)
+    steps, seconds = points[-1]["step"] - first["step"], points[-1]["time_s"] - first["time_s"]
+    return float(steps * config.optim.batch_images / seconds)
 
 
 def plain(flags: Sequence[str], workers: int) -> float:
@@ -95,17 +107,17 @@ def process(rank: int, flags: list[str], workers: int, scratch: str) -> None:
         nn.parallel.DistributedDataParallel if workers > 1 else lambda module: module
     )
     learner = Learner(config, len(prepared.channels), torch.device("cpu"), wrap, rank)
-    started, steps = time.perf_counter(), 0
+    started, middle = time.perf_counter(), sizes.steps // 2
     for one in segment(sizes, 0, sizes.steps):
         if one.kind != TRAIN:
             continue
         for batch in batches.train_batches(loader.train_rows(one, rank), sizes, learner.device):
             learner.step([batch], 0.0)
-            if learner.state.step == WARM_STEPS:
-                started, steps = time.perf_counter(), WARM_STEPS
+            if learner.state.step == middle:
+                started = time.perf_counter()
     seconds = time.perf_counter() - started
     if rank == 0:
-        rate = (learner.state.step - steps) * sizes.step_images / seconds
+        rate = (sizes.steps - middle) * sizes.step_images / seconds
         (Path(scratch) / "rate").write_text(str(rate))
     if workers > 1:
         dist.destroy_process_group()
