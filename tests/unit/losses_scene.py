@@ -99,20 +99,12 @@ def clicks(truth: Tensor, seed: int) -> Tensor:
 
 
 def swap_regions(truth: Tensor, share: float, seed: int) -> Tensor:
-    """The class of this share of the objects (and of boxes of background) is another one."""
+    """This share of the objects has the class of another: any of the others, background included."""
     rng = np.random.default_rng(seed)
     noisy = truth.clone()
-    for i in range(len(truth)):
-        for label in range(CLASSES):
-            if rng.random() < share:
-                other = int(rng.choice([c for c in range(CLASSES) if c != label]))
-                where = truth[i] == label
-                if label == 0:
-                    y, x = rng.integers(0, SIZE - 16, 2)
-                    box = torch.zeros_like(where)
-                    box[y : y + 16, x : x + 16] = True
-                    where = where & box
-                noisy[i][where] = other
+    for i, label in np.ndindex(len(truth), CLASSES - 1):
+        if rng.random() < share:
+            noisy[i][truth[i] == label + 1] = int(rng.choice([c for c in range(CLASSES) if c != label + 1]))
     return noisy
 
 
@@ -167,9 +159,16 @@ def mean_iou(model: nn.Module, found: Scene) -> float:
     return float(np.mean(ious))
 
 
-def random_rows(count: int, batch: int, seed: int) -> Callable[[int], Tensor]:
-    """Rows of each step: `batch` of `count`."""
-    return lambda step: torch.randperm(count, generator=torch.Generator().manual_seed(1000 * seed + step))[:batch]
+def stream(
+    found: Scene, seed: int, hard: Tensor | None = None, labeled: int | None = None, batch: int = 6
+) -> Callable[[int], TargetBatch]:
+    """The batch of each step, the same for the same seed; see `batch_of`."""
+
+    def at(step: int) -> TargetBatch:
+        shuffled = torch.randperm(len(found.images), generator=torch.Generator().manual_seed(1000 * seed + step))
+        return batch_of(found, shuffled[:batch], hard, labeled)
+
+    return at
 
 
 def auc(score: Tensor, positive: Tensor) -> float:
@@ -179,3 +178,36 @@ def auc(score: Tensor, positive: Tensor) -> float:
     below = torch.bincount(where[~positive.flatten()], minlength=len(values)).double()
     wins = (above * (below.cumsum(0) - below / 2)).sum()
     return float(wins / (above.sum() * below.sum()))
+
+
+def logits_of(batch: int = 2, classes: int = CLASSES, grid: int = 6, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, classes, grid, grid, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+def targets_of(batch: int = 2, classes: int = CLASSES, size: int = 24, seed: int = 1) -> torch.Tensor:
+    return torch.randint(-1, classes, (batch, size, size), generator=torch.Generator().manual_seed(seed))
+
+
+def gradient(loss: torch.Tensor, *inputs: torch.Tensor) -> float:
+    """Norm of the gradients; NaN if any is."""
+    found = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+    return float(sum(g.norm() for g in found if g is not None))
+
+
+def separated(size: int = 24, grid: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features [2, 5, grid, grid] that are one far point for each class, and the class of each cell."""
+    partition = scene(2, 0).truth[:, :: 48 // grid, :: 48 // grid]
+    centres = 6 * torch.randn(CLASSES, 5, generator=torch.Generator().manual_seed(0))
+    features = centres[partition].permute(0, 3, 1, 2)
+    return features + 0.1 * torch.randn(features.shape, generator=torch.Generator().manual_seed(1)), partition
+
+
+def one_pixel_each(partition: torch.Tensor, size: int) -> torch.Tensor:
+    """int64 [B, size, size]: one labeled pixel for each class of each image."""
+    seeds = torch.full((len(partition), size, size), IGNORE)
+    step = size // partition.shape[-1]
+    for i, mask in enumerate(partition):
+        for label in mask.unique():
+            y, x = (mask == label).nonzero()[0]
+            seeds[i, y * step, x * step] = label
+    return seeds
