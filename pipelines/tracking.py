@@ -298,32 +298,14 @@ class Tracker:
             self._client.log_artifact(self.run_id, str(path), folder)
 
     def _log_model(self, folder: Path, onnx: Path, example: Any, register: str | None, description: str) -> None:
-        import mlflow
-        import onnx as onnx_package
-        from mlflow.models import ModelSignature
+        from pipelines.tracking_models import log_student
 
-        network = onnx_package.load(str(onnx))
-        output = _run_onnx(onnx, example)
-        mlflow.set_tracking_uri(self.tracking_uri)
-        mlflow.set_registry_uri(self.tracking_uri)
-        with mlflow.start_run(run_id=self.run_id, log_system_metrics=False):
-            logged = mlflow.onnx.log_model(
-                network,
-                name="student",
-                signature=ModelSignature(_tensor("images", example), _tensor("logits", output)),
-                pip_requirements=["onnxruntime"],
-                save_as_external_data=False,
-            )
-        self._client.log_model_artifacts(logged.model_id, str(folder))
-        self._log_tags([("model_uri", logged.model_uri)])
-        if register:
-            with contextlib.suppress(mlflow.MlflowException):  # it is there already
-                self._client.create_registered_model(register)
-            version = self._client.create_model_version(
-                register, logged.model_uri, self.run_id, description=description, model_id=logged.model_id
-            )
-            self._log_tags([("registered", f"models:/{register}/{version.version}")])
-            self._say(f"MLflow   registered as models:/{register}/{version.version}")
+        tags = log_student(
+            self._client, self.tracking_uri, str(self.run_id), folder, onnx, example, register, description
+        )
+        self._log_tags(list(tags.items()))
+        if "registered" in tags:
+            self._say(f"MLflow   registered as {tags['registered']}")
 
     def _log_snapshot(self, url: str, version: int, name: str, context: str) -> None:
         from mlflow.data.delta_dataset_source import DeltaDatasetSource
@@ -335,20 +317,6 @@ class Tracker:
         tags = [InputTag("mlflow.data.context", context)]
         self._client.log_inputs(self.run_id, [DatasetInput(dataset=dataset._to_mlflow_entity(), tags=tags)])
         self._log_tags([("snapshot", version), ("labels", url)])
-
-
-def _tensor(name: str, example: Any) -> Any:
-    """MLflow's schema of pictures or maps like `example`, [B, C, H, W], of which only C is fixed."""
-    from mlflow.types import Schema, TensorSpec
-
-    return Schema([TensorSpec(example.dtype, (-1, example.shape[1], -1, -1), name)])
-
-
-def _run_onnx(path: Path, images: Any) -> Any:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {"images": images})[0]
 
 
 def fetch_model(reference: str, cache: Path, uri: str = "") -> Path:

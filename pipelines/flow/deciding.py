@@ -67,9 +67,7 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
             }
         )
     gone = run.manifest.gone()
-    result.removals += [
-        {"asset": asset, "uri": gone[asset], "cause": "vanished"} for asset in current if asset in gone
-    ]
+    result.removals += [{"asset": asset, "uri": gone[asset], "cause": "vanished"} for asset in current if asset in gone]
     # One task reads few shards.
     result.work.sort(key=lambda row: (row["shard"], row["asset"]))
     return result

@@ -7,9 +7,7 @@ from pipelines.tables.delta import NewestRowTable
 
 SCHEMA_VERSION = 1
 
-AREA = pa.struct(
-    [("class_id", pa.int32()), ("name", pa.string()), ("area", pa.float32()), ("kept", pa.float32())]
-)
+AREA = pa.struct([("class_id", pa.int32()), ("name", pa.string()), ("area", pa.float32()), ("kept", pa.float32())])
 
 SCHEMA = pa.schema(
     [

@@ -88,7 +88,7 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     record.save(output, found)
     storage.write_bytes(storage.join(output, "config.yaml"), _yaml(config.model_dump(mode="json")))
     storage.write_bytes(storage.join(output, "classes.yaml"), _yaml(prepared.classes.to_dict()))
-    training = Training(config, found, prepared, sizes, plan, _loader_settings(config, prepared, sizes))
+    training = Training(config, found, prepared, sizes, plan, loader_settings(config, prepared, sizes))
     _tell_plan(training)
     from pipelines.training.finish import finish
 
@@ -114,7 +114,8 @@ def _new_record(config: TrainConfig, prepared: Prepared) -> Record:
     return Record(run_id, record.learned(config), prepared.snapshot, prepared.plan.digest)
 
 
-def _loader_settings(config: TrainConfig, prepared: Prepared, sizes: Shape) -> LoaderSettings:
+def loader_settings(config: TrainConfig, prepared: Prepared, sizes: Shape) -> LoaderSettings:
+    """What the loaders of a training are told."""
     data = config.data
     return LoaderSettings(
         sizes,
@@ -237,7 +238,9 @@ def _reason(error: BaseException) -> str:
 class Listener:
     """Turns events into progress lines and tracked numbers."""
 
-    def __init__(self, training: Training, tracker: Tracker, told: Told, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, training: Training, tracker: Tracker, told: Told, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._training, self._tracker, self._told, self._clock = training, tracker, told, clock
         self._last = float("-inf")
 
@@ -261,6 +264,9 @@ class Listener:
     def _remember_mlflow(self) -> None:
         self._training.record.mlflow_run_id = self._tracker.run_id or ""
         record.save(self._training.output, self._training.record)
+
+    def _failed(self, event: Event) -> None:
+        raise RunFailed(event["reason"])
 
     def _log(self, event: Event) -> None:
         step, total = event["step"], self._training.shape.steps

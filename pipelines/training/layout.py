@@ -37,25 +37,33 @@ def layout(config: TrainConfig, cpus: float, gpus: float) -> TrainLayout:
     if device == "cuda" and gpus < 1:
         raise UsageError("execution.device is cuda, but the cluster has no GPU: use auto or cpu")
     cuda = device == "cuda" or (device == "auto" and gpus >= 1)
+    most = int(gpus) if cuda else max(1, min(int(cpus), MOST_CPU_WORKERS))
+    workers = _dividing(config, most) if config.workers == "auto" else config.workers
+    if cuda and workers > gpus:
+        raise UsageError(f"workers is {workers}, but the cluster has {int(gpus)} GPUs, and a worker needs a whole one")
     if cuda:
-        workers = int(gpus) if config.workers == "auto" else config.workers
-        gpu_share = 1.0 / math.ceil(workers / gpus)
         room = max(1, int(cpus) - workers)
         readers = min(room, READERS_A_GPU * workers) if config.execution.readers == "auto" else config.execution.readers
         worker_cpus = min(1.0, TRAINING_SHARE * cpus / workers)
         left = max(0.1, cpus - workers * worker_cpus)
-        return TrainLayout(workers, worker_cpus, gpu_share, 1, readers, min(0.9, 0.9 * left / readers))
-    workers = max(1, min(int(cpus), MOST_CPU_WORKERS)) if config.workers == "auto" else config.workers
+        return TrainLayout(workers, worker_cpus, 1.0, 1, readers, min(0.9, 0.9 * left / readers))
     auto = max(1, math.ceil(workers / CPU_WORKERS_A_READER))
     readers = auto if config.execution.readers == "auto" else config.execution.readers
     return TrainLayout(
         workers,
         min(1.0, TRAINING_SHARE * cpus / workers),
         0.0,
-        max(1, int(cpus) // workers),
+        # Threads of a worker wait for one another, busily: they must not compete with the readers for a core.
+        max(1, (int(cpus) - readers) // workers),
         readers,
         min(0.9, READING_SHARE * cpus / readers),
     )
+
+
+def _dividing(config: TrainConfig, most: int) -> int:
+    """The largest number of workers up to `most` that a step can be divided among."""
+    batch = config.optim.batch_images // config.optim.accumulate
+    return max(workers for workers in range(1, most + 1) if batch % workers == 0)
 
 
 def shape(config: TrainConfig, workers: int, unlabeled_images: int, validation: int) -> Shape:

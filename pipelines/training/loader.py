@@ -134,7 +134,10 @@ class Loader:
             row = sampler.row(int(random.integers(0, len(sampler))))
             sample = self.load(row)
         if sample is None:
-            raise RuntimeError(f"{TRIES + 1} images one after another cannot be used; the last: {self._bad[row]}")
+            reason = f"{TRIES + 1} images one after another cannot be used; the last: {self._bad[row]}"
+            if self.monitor is not None:
+                self.monitor.tell.remote({"kind": "failed", "reason": reason})
+            raise RuntimeError(reason)
         target = sample.target
         seen = augment(sample.picture, target.channels, target.weight, size_px, self.settings.augment, random)
         return (*seen, target.tags, row, (size_px, size_px))

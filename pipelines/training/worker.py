@@ -51,6 +51,7 @@ class Best:
 
 def train_loop(settings: WorkerSettings) -> None:
     """The function that TorchTrainer runs on every worker."""
+    import ray
     import ray.train
     import ray.train.torch
 
@@ -70,7 +71,13 @@ def train_loop(settings: WorkerSettings) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             worker.restore(Path(folder))
-    worker.run(ray.train.get_dataset_shard("train"))
+    try:
+        worker.run(ray.train.get_dataset_shard("train"))
+    except (ValueError, ArithmeticError) as error:
+        # It would come again: the run ends. Whatever else breaks a worker is tried once more by Ray Train.
+        monitor = settings.monitor
+        ray.get(monitor.tell.remote({"kind": "failed", "reason": f"worker {worker.rank}: {error}"}))
+        raise
 
 
 class Worker:

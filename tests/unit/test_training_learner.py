@@ -148,3 +148,37 @@ def test_an_output_belongs_to_one_training(tmp_path: Path) -> None:
         open_output(config.model_copy(update={"snapshot": 2}), str(tmp_path))
     assert open_output(other.model_copy(update={"restart": True}), str(tmp_path)) is None
     assert not list(tmp_path.iterdir())
+
+
+def worker(patience: int, steps: int = 20) -> Any:
+    from pipelines.training.worker import Worker, WorkerSettings
+
+    config = settings(early_stopping={"patience": patience, "min_gain": 0.01}, optim={"steps": steps})
+    # Of rank 1, which tells nobody anything.
+    told = WorkerSettings(config, shape(), CLASSES, None, 10, 1, None)  # type: ignore[arg-type]
+    return Worker(told, learner(config), 1)
+
+
+def scored(share: float) -> Any:
+    confusion = new_confusion(CLASSES)
+    confusion.counts[0, 0], confusion.counts[0, 1] = round(1000 * share), round(1000 * (1 - share))
+    return confusion
+
+
+def test_it_stops_when_nothing_is_gained_any_more_and_remembers_the_best(tmp_path: Path) -> None:
+    made = worker(patience=2)
+    for step, share in enumerate((0.3, 0.5, 0.505, 0.4)):
+        made.learner.state.step = step
+        made._judge(scored(share))
+    assert made.stopped and made.done  # neither was a gain of 0.01
+    assert made.best.miou == pytest.approx(0.505) and made.best.step == 2
+    torch.save(made.state(), tmp_path / "state.pt")
+    again = worker(patience=2)
+    again.restore(tmp_path)
+    assert again.stopped and again.step == 3
+    assert (again.best.confusion == made.best.confusion).all()
+    assert made.best.weights.keys() == again.learner.validated.state_dict().keys()
+    endless = worker(patience=0)
+    for share in (0.5, 0.1, 0.1, 0.1):
+        endless._judge(scored(share))
+    assert not endless.stopped

@@ -245,7 +245,7 @@ def test_a_broken_image_is_replaced_and_told(labels: Path, tmp_path: Path) -> No
 
     class Told:
         def __init__(self) -> None:
-            self.skip, self.seen = self, []
+            self.skip, self.seen = self, []  # an actor's method is called by `.remote`
 
         def remote(self, asset: str, reason: str) -> None:
             self.seen.append((asset, reason))
@@ -309,8 +309,11 @@ def test_the_layout_leaves_room_and_divides_a_step(tmp_path: Path) -> None:
     gpu = layout(config(tmp_path, labels="x"), 16, 1)
     assert (gpu.workers, gpu.worker_gpus, gpu.readers) == (1, 1.0, 8)
     assert gpu.worker_cpus + gpu.readers * gpu.reader_cpus < 16
+    assert layout(config(tmp_path, labels="x"), 6, 0).workers == 4  # 16 images are not to be divided by 6 or 5
     with pytest.raises(UsageError, match="no GPU"):
         layout(config(tmp_path, labels="x", execution={"device": "cuda"}), 2, 0)
+    with pytest.raises(UsageError, match="workers is 3"):
+        layout(config(tmp_path, labels="x", workers=3), 16, 2)
     with pytest.raises(UsageError, match="use 18, or another --workers"):
         shape(config(tmp_path, labels="x", optim={"batch_images": 17}), 3, 0, 0)
     sizes = shape(config(tmp_path, labels="x", data={"unlabeled_ratio": 2.0}), 2, 10, 5)
