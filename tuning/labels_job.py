@@ -22,6 +22,7 @@ from tuning.outcome import Half, choose, compare, front, trial_row, verdict, wri
 from tuning.scoring import count_all
 from tuning.search import Searched, search
 from tuning.space import Space, build_space, read_restriction
+from tuning.study import hold
 
 
 def tune_labels(config: TuneLabelsConfig) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def tune_labels(config: TuneLabelsConfig) -> dict[str, Any]:
     )
     folder = _claim(config, source, space)
     _tell_plan(config, seen, len(source.rows) - source.searched, space)
-    found = search(config, seen, space, objectives, folder)
+    with hold(folder):
+        found = search(config, seen, space, objectives, folder)
     result = judge(config, source, seen, space, objectives, found)
     result["seconds"] = round(time.monotonic() - started, 1)
     files = {"yaml": str(folder / "decide.yaml"), "result": str(folder / "result.json")}

@@ -25,6 +25,8 @@ from tuning.trial import LabelTrial, rungs
 
 #: A trial may lose its process so often (out of memory, a lost node) before the search counts it as failed.
 PROCESS_DEATHS = 2
+#: So many failed trials, and not one more is tried: the next would fail of the same.
+FAILURES = 3
 #: Tune's own logs, checkpoints and handlers are of no use here: the study has all there is.
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -88,6 +90,7 @@ def search(
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[progress],
+                stop=_Hopeless(progress),
                 failure_config=tune.FailureConfig(max_failures=PROCESS_DEATHS),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             )
@@ -136,6 +139,7 @@ class _Progress(tune.Callback):
         self.algorithm, self.config, self.objectives, self.images = algorithm, config, objectives, images
         self.done = self.before = resumed
         self.started = self.last = time.monotonic()
+        self.failed = 0
         self.best: tuple[float, int] | None = None
         for one in algorithm.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             self._better(one.values[0], one.number)
@@ -154,6 +158,22 @@ class _Progress(tune.Callback):
         best = f", best {self.objectives[0].name} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
         say(f"search: {self.done:,}/{self.config.trials:,} trials, {rate:.2f} trials/s, ETA {left}{best}")
 
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.failed += 1
+
     def _better(self, value: float, number: int) -> None:
         if self.best is None or value > self.best[0]:
             self.best = (value, number)
+
+
+class _Hopeless(tune.Stopper):
+    """Ends a search whose trials fail."""
+
+    def __init__(self, progress: _Progress) -> None:
+        self.progress = progress
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.progress.failed >= FAILURES

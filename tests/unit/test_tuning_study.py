@@ -8,9 +8,10 @@ import pytest
 from optuna.trial import TrialState
 
 from models.decide.config import DecideConfig
+from pipelines.config import UsageError
 from tuning.objectives import parse_objective
 from tuning.space import Space, build_space
-from tuning.study import FINISHED, StudySearch, open_storage, resume, scheduler
+from tuning.study import FINISHED, StudySearch, hold, open_storage, resume, scheduler
 from tuning.trial import rungs
 
 IMAGES = 50
@@ -93,6 +94,12 @@ def test_stopped_trials_are_told_as_such_and_the_search_gets_better(tmp_path: Pa
     assert all(one.user_attrs["reports"][-1]["images"] == IMAGES for one in whole)
     # A part of the images gives higher scores here; no trial wins by that.
     assert max(one.value for one in whole) > score(found[0].params, IMAGES)
+
+
+def test_one_search_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    with hold(tmp_path), pytest.raises(UsageError, match="another process searches in"):
+        hold(tmp_path)
+    hold(tmp_path).close()
 
 
 def test_rungs() -> None:
