@@ -29,7 +29,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/pytest tests/unit -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit -q -n logical --dist loadfile
 
 pipeline: $(VENV)/.installed-dev
 	$(BIN)/pytest tests/pipeline -q
