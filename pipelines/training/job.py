@@ -18,7 +18,7 @@ from pipelines.tracking import Tracker
 from pipelines.training import record
 from pipelines.training.config import TrainConfig
 from pipelines.training.layout import TrainLayout, layout, shape
-from pipelines.training.loader import Loader, LoaderSettings
+from pipelines.training.loader import LoaderSettings, StreamLoader
 from pipelines.training.monitor import Event, Monitor
 from pipelines.training.record import Record
 from pipelines.training.sources import Prepared, prepare
@@ -192,8 +192,10 @@ def _trainer(training: Training, monitor: Any) -> Any:
     from pipelines.training.worker import WorkerSettings, train_loop
 
     config, plan = training.config, training.layout
-    arguments = ([ray.put(training.prepared.plan)], training.prepared.sources, training.loader, monitor)
-    stream = dataset(training.shape, Loader, arguments, plan.readers, plan.reader_cpus)
+    references = (ray.put(training.prepared.plan), ray.put(training.prepared.sources))
+    stream = dataset(
+        training.shape, StreamLoader, (references, training.loader, monitor), plan.readers, plan.reader_cpus
+    )
     settings = WorkerSettings(
         config,
         training.shape,

@@ -1,4 +1,4 @@
-"""Ray Data runs this in a pool of CPU actors: the number of a block in, pictures, targets and weights out."""
+"""Makes the blocks of the stream: pictures, targets and weights, read, decoded and augmented."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -54,18 +54,11 @@ class Sample:
 
 
 class Loader:
-    """Makes blocks of the stream. Public methods but __call__ need no Ray."""
+    """Makes blocks of the stream, here or in Ray Data. monitor: an actor handle to tell of bad images, or None."""
 
-    def __init__(self, plan: Any, sources: list[TargetSource], settings: LoaderSettings, monitor: Any) -> None:
-        """plan: a Plan, or a list with the reference of one (a bare one Ray would fetch by itself). monitor: an actor
-        handle, None outside of Ray."""
-        if not isinstance(plan, Plan):
-            import ray
-
-            (plan,) = ray.get(plan)
-        self.plan: Plan = plan
+    def __init__(self, plan: Plan, sources: list[TargetSource], settings: LoaderSettings, monitor: Any = None) -> None:
+        self.plan = plan
         self.sources, self.settings, self.monitor = sources, settings, monitor
-        self._segment: list[Round] | None = None
         self._cache: OrderedDict[int, Sample] = OrderedDict()
         self._cached_bytes = 0
         self._bad: dict[int, str] = {}
@@ -77,16 +70,8 @@ class Loader:
             even = np.ones(len(plan.unlabeled))
             self.samplers[UNLABELED] = Sampler(plan.unlabeled, even, images.shard[plan.unlabeled], *order, UNLABELED)
 
-    def __call__(self, block: pa.Table) -> Rows:
-        if self._segment is None:
-            import ray
-
-            start = ray.get(self.monitor.start.remote())
-            self._segment = segment(self.settings.shape, start, rounds_at_once(self.settings.shape))
-        number, worker = divmod(block["block"][0].as_py(), self.settings.shape.workers)
-        if number >= len(self._segment):
-            return self._stack([])
-        one = self._segment[number]
+    def rows(self, one: Round, worker: int) -> Rows:
+        """The block of a worker in a round."""
         return self.train_rows(one, worker) if one.kind == TRAIN else self.validation_rows(one, worker)
 
     def train_rows(self, one: Round, worker: int) -> Rows:
@@ -97,7 +82,7 @@ class Loader:
             for role, count in ((LABELED, shape.labeled), (UNLABELED, shape.unlabeled)):
                 first = (batch * shape.workers + worker) * count
                 rows += [self._view(role, place) for place in range(first, first + count)]
-        return self._stack(rows)
+        return self.stack(rows)
 
     def validation_rows(self, one: Round, worker: int) -> Rows:
         """A worker's rows of a validation round: whole pictures in the upper left corner, `size` says how large."""
@@ -119,7 +104,7 @@ class Loader:
             weight = np.zeros((size_px, size_px), np.uint8)
             weight[:height, :width] = sample.target.weight
             rows.append((picture, target, weight, sample.target.tags, row, (height, width)))
-        return self._stack(rows)
+        return self.stack(rows)
 
     def _view(self, role: int, place: int) -> tuple[Any, ...]:
         """The random view that stands at a place: the same one whoever makes it, and whenever."""
@@ -182,7 +167,8 @@ class Loader:
         empty = nothing(self.settings.channels, size)
         return np.zeros((*size, 3), np.uint8), empty.channels, empty.weight, empty.tags, FILLER, (0, 0)
 
-    def _stack(self, rows: list[tuple[Any, ...]]) -> Rows:
+    def stack(self, rows: list[tuple[Any, ...]]) -> Rows:
+        """Rows as columns: what a block is."""
         side = self.settings.shape.size_px
         names: Mapping[str, tuple[Any, tuple[int, ...]]] = {
             "image": (np.uint8, (side, side, 3)),
@@ -198,3 +184,22 @@ class Loader:
             for number, row in enumerate(rows):
                 out[name][number] = row[column]
         return out
+
+
+class StreamLoader(Loader):
+    """Ray Data runs this in a pool of CPU actors: the number of a block in, the block out.
+
+    references: of the plan and the sources, which then lie once on each machine.
+    """
+
+    def __init__(self, references: tuple[Any, Any], settings: LoaderSettings, monitor: Any) -> None:
+        import ray
+
+        plan, sources = ray.get(list(references))
+        super().__init__(plan, sources, settings, monitor)
+        start = ray.get(monitor.start.remote())
+        self._segment = segment(settings.shape, start, rounds_at_once(settings.shape))
+
+    def __call__(self, block: pa.Table) -> Rows:
+        number, worker = divmod(block["block"][0].as_py(), self.settings.shape.workers)
+        return self.rows(self._segment[number], worker) if number < len(self._segment) else self.stack([])

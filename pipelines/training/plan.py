@@ -1,4 +1,4 @@
-"""Which images there are, where their targets lie and what they are for: a few dozen bytes an image, no picture."""
+"""Which images there are, where their targets lie and what they are for: some 250 bytes an image, no picture."""
 
 import hashlib
 from collections.abc import Sequence
