@@ -142,7 +142,7 @@ def _changed(default: DecideConfig, settings: DecideConfig) -> dict[str, list[An
 
 def _write(folder: Path, result: Mapping[str, Any], config: TuneLabelsConfig) -> None:
     comments = [
-        f"{_winner(result)} of {result['trials']} trials of a search for {', '.join(config.objective)}"
+        f"{_winner(result)}, after {result['trials']} trials of a search for {', '.join(config.objective)}"
         + (" (label-free, weaker)" if result["label_free"] else "")
         + f", seed {config.seed}. Give this file to label_corpus.py --config.",
         f"Verdict: {result['verdict']}.",
@@ -153,9 +153,18 @@ def _write(folder: Path, result: Mapping[str, Any], config: TuneLabelsConfig) ->
     write_json(folder / "result.json", result)
 
 
+def _front(result: Mapping[str, Any]) -> list[str]:
+    """The trade-offs between two objectives."""
+    if len(result["objective"]) < 2:
+        return []
+    rows = {row["number"]: row["numbers"] for row in result["all_trials"]}
+    told = ({name: rows[number][name] for name in result["objective"]} for number in result["front"])
+    return [f"front: trial {number}: {values}" for number, values in zip(result["front"], told, strict=True)]
+
+
 def _winner(result: Mapping[str, Any]) -> str:
     number = result["winner_trial"]
-    return "the default" if number is None else f"trial {number}"
+    return "The default" if number is None else f"Trial {number}"
 
 
 def _table(result: Mapping[str, Any]) -> list[str]:
@@ -175,9 +184,9 @@ def _table(result: Mapping[str, Any]) -> list[str]:
 def _tell(result: Mapping[str, Any], files: Mapping[str, str]) -> None:
     stopped = result["stopped_early"]
     say(f"search: {result['trials']:,} trials, {stopped:,} stopped early, in {duration(result['search_seconds'])}")
-    for line in _table(result):
+    for line in (*_front(result), *_table(result)):
         say(line)
-    say(f"{result['verdict']} ({_winner(result)})")
+    say(f"{_winner(result)}: {result['verdict']}")
     if result["label_free"]:
         say("this says that labels agree, not that they are right: look at the report before you use the settings")
     for name, path in files.items():

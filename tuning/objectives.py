@@ -2,7 +2,8 @@
 
 Counts are int64 [2, C, C + 1], added up over images. With gold: gold in rows, labels in columns, over all judged pixels
 and over those that the policy keeps. Without (`agreement`): labels made from masks alone against those from text alone,
-and labels against those of the mirrored evidence.
+and labels against those of the mirrored evidence. *decide* treats left and right alike, so the second is near 1 for
+most settings, and the first is what tells them apart.
 """
 
 import difflib

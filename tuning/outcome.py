@@ -88,6 +88,8 @@ def verdict(same: bool, holdout: Mapping[str, Any] | None, objectives: tuple[Obj
         return "no", "no trial was better than the default, which stays"
     if holdout is None:
         return "unclear", "no image was held out, so what the gain is worth on other images is not known"
+    if objectives[0].metric == "agreement" and holdout["gain"][objectives[0].name] > LEAST:
+        return "unclear", "the winner's labels agree more than the default's; whether they are better is not known"
     lows = [(holdout["gain_interval_95"][one.name] or [-1.0])[0] for one in objectives]
     gains = [holdout["gain"][one.name] for one in objectives]
     if min(gains) <= LEAST:

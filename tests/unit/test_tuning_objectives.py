@@ -108,6 +108,16 @@ def test_the_verdict_is_plain(change: list[int], answer: str) -> None:
     assert verdict(False, None, objectives)[0] == "unclear"
 
 
+def test_without_gold_nothing_is_beaten() -> None:
+    free = (parse_objective("agreement"),)
+    both = np.array([[[90, 0, 0], [0, 10, 0]]] * 2, np.int64)
+    half_right = np.array([[[90, 0, 0], [5, 5, 0]]] * 2, np.int64)
+    half = Half(np.stack([half_right] * 9), np.stack([both] * 9))
+    answer, sentence = verdict(False, compare(half, free, 0), free)
+    assert answer == "unclear"
+    assert "whether they are better is not known" in sentence
+
+
 def trials(*values: tuple[float, ...]) -> list[optuna.trial.FrozenTrial]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=["maximize"] * len(values[0]))
