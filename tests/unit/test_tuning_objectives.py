@@ -35,7 +35,7 @@ def test_counts_are_those_of_the_evaluation() -> None:
         score.update(
             np.where(gold == CLASSES, IGNORED, gold).astype(np.int32), label.astype(np.int32), quarter, 128 / 255
         )
-    assert np.array_equal(total[0], score.all.counts)
+    assert np.array_equal(total[0], score.all.pixels.counts)
     assert np.array_equal(total[1], score.kept.counts)
     found = numbers(total, (parse_objective("miou"),))
     assert found["miou"] == pytest.approx(score.all.mean_iou())
