@@ -15,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from pipelines import execution
 from pipelines.flow.progress import duration, say
-from pipelines.flow.stop import RunFailed, stop_on_signals
+from pipelines.flow.stop import Interrupted, RunFailed, stop_on_signals
 from tuning.cases import Cases
 from tuning.config import TuneLabelsConfig
 from tuning.objectives import Objective
@@ -95,7 +95,7 @@ def search(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             )
             resources = tune.with_resources(trainable, {"cpu": cpus})
-            grid = tune.Tuner(resources, tune_config=tuner_config, run_config=run_config).fit()
+            grid = _fit(tune.Tuner(resources, tune_config=tuner_config, run_config=run_config))
         if grid.errors:
             raise RunFailed(f"{len(grid.errors)} trials failed, such as: {_last_line(grid.errors[0])}")
     trials = study.get_trials(states=FINISHED)
@@ -119,6 +119,16 @@ def _start_ray(config: TuneLabelsConfig, cases: Cases) -> tuple[int, float]:
     cpus, _ = execution.cluster_resources()
     concurrent = max(1, int(cpus)) if options.concurrent == "auto" else options.concurrent
     return concurrent, min(1.0, cpus / concurrent)
+
+
+def _fit(tuner: tune.Tuner) -> tune.ResultGrid:
+    """Raises Interrupted for a signal, also where it arrives in Ray's compiled part, which wraps it in another."""
+    try:
+        return tuner.fit()
+    except SystemError as error:
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
+        raise
 
 
 def _last_line(error: Exception) -> str:
