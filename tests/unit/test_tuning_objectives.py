@@ -38,7 +38,7 @@ def test_counts_are_those_of_the_evaluation() -> None:
     assert np.array_equal(total[0], score.all.pixels.counts)
     assert np.array_equal(total[1], score.kept.counts)
     found = numbers(total, (parse_objective("miou"),))
-    assert found["miou"] == pytest.approx(score.all.mean_iou())
+    assert found["miou"] == pytest.approx(score.all.pixels.mean_iou())
     assert found["kept_miou"] == pytest.approx(score.kept.mean_iou())
     assert found["kept_precision"] == pytest.approx(score.kept.accuracy())
     assert found["coverage"] == pytest.approx(score.share.coverage())
