@@ -8,8 +8,8 @@
 
 OUTPUT/student holds the network (card.json, model.safetensors) and its ONNX file; `pipelines/predict.py` uses it. The
 last line on stdout is one JSON object: `run_id`, `steps`, `miou` (validation), `images_per_second`, `student`, ...
-Exit codes: 0 trained; 1 failed; 2 bad usage; 130 and 143 stopped by SIGINT and SIGTERM. The same command goes on from
-the last checkpoint, and of a finished training only tells the result.
+Exit codes: 0 trained; 1 failed; 2 bad usage; 130 and 143 stopped by SIGINT and SIGTERM. The same command (without
+--restart) goes on from the last checkpoint, and of a finished training only tells the result.
 """
 
 import json
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error}")
         return EXIT_FAILED
     except Interrupted as error:
-        say(f"stopped by {error}: the same command goes on from the last checkpoint")
+        command = "the same command without --restart" if config.restart else "the same command"
+        say(f"stopped by {error}: {command} goes on from the last checkpoint")
         return error.exit_code
     end_ray()
     print(json.dumps(summary), flush=True)

@@ -32,7 +32,7 @@ from pipelines.tables.evidence import DATA, MASKS
 from pipelines.tables.labels import LabelTable
 from tuning.config import TuneLabelsConfig
 
-COLUMNS = ("asset", "uri", "digest", "weak", "weak_digest", "evidence_key", "run_id", "class_set_digest")
+COLUMNS = ("asset", "uri", "digest", "weak", "weak_digest", "evidence_key", "label_key", "run_id", "class_set_digest")
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Source:
         return self.past.config.decide
 
     def identity(self) -> str:
-        """Digest of what is decided: images, evidence, weak labels, classes and gold."""
-        rows = [[row["asset"], row["evidence_key"], row["weak_digest"]] for row in self.rows]
+        """Digest of what is decided: images, evidence of both kinds, weak labels, classes and gold."""
+        rows = [[row["asset"], row["label_key"]] for row in self.rows]
         gold = [self.gold.address, sorted(self.gold.masks)] if self.gold else None
         return digest([rows, self.searched, self.past.classes.digest, self.past.clip_digest, gold])
 

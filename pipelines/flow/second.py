@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from models.decide.types import TextBank
+from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.config import UsageError
 from pipelines.flow.listing import Wanted
@@ -94,8 +95,13 @@ class Student(Second):
             found = resolve_student(reference, tracking_uri=run.config.tracking.uri)
         except ModelReferenceError as error:
             raise UsageError(f"--labelers: {error}") from error
-        parts = ["student", found.digest, run.config.observe.picture_px, run.layout.device, STUDENT_VERSION]
-        kind = cls(run, replace(run, observe_id=digest(parts)), found=found)
+        # As of the first evidence: deciding alone takes what there is, wherever it was made.
+        devices = sorted(("cpu", "cuda"), key=lambda device: device != run.layout.device)
+        picture_px = run.config.observe.picture_px
+        ids = [digest(["student", found.digest, picture_px, device, STUDENT_VERSION]) for device in devices]
+        stores = [replace(run, observe_id=one) for one in ids]
+        there = [one for one in stores if run.config.from_evidence and storage.list_files(one.store.url)]
+        kind = cls(run, (there or stores)[0], found=found)
         if not kind.class_ids():
             raise UsageError(f"--labelers: the student {reference} knows none of the classes {run.classes.names[:8]}")
         return kind

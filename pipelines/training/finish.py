@@ -59,9 +59,10 @@ def finish(training: "Training", checkpoint: str, told: "Told", tracker: Tracker
         summary["onnx_max_difference"] = export_onnx(student, folder / "student.onnx", config.data.size_px)
         _publish(folder, str(summary["student"]))
         _track(training, tracker, student, folder, summary)
-        storage.write_bytes(storage.join(training.output, record.SUMMARY), json.dumps(summary, indent=2).encode())
         # The model is logged from the scratch folder, by a thread of its own.
         tracker.drain()
+    # Last: what has a summary is finished, and is not registered again.
+    storage.write_bytes(storage.join(training.output, record.SUMMARY), json.dumps(summary, indent=2).encode())
     _tell(summary)
     return summary
 

@@ -86,7 +86,8 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
             "trains anew, another --output keeps both"
         )
     record.save(output, found)
-    storage.write_bytes(storage.join(output, "config.yaml"), _yaml(config.model_dump(mode="json")))
+    again = config.model_copy(update={"restart": False})  # so that the file, given to --config, goes on
+    storage.write_bytes(storage.join(output, "config.yaml"), _yaml(again.model_dump(mode="json")))
     storage.write_bytes(storage.join(output, "classes.yaml"), _yaml(prepared.classes.to_dict()))
     training = Training(config, found, prepared, sizes, plan, loader_settings(config, prepared, sizes))
     _tell_plan(training)

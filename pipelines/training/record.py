@@ -10,7 +10,8 @@ from pipelines.tracking import flatten
 from pipelines.training.config import TrainConfig, learned_settings
 
 RECORD, SUMMARY = "training.json", "summary.json"
-MADE = ("checkpoints", "student", RECORD, SUMMARY, "metrics.jsonl", "config.yaml", "classes.yaml")
+# In the order in which they go: whatever a kill leaves of it is no finished training, nor one without its record.
+MADE = (SUMMARY, "checkpoints", "student", "metrics.jsonl", "config.yaml", "classes.yaml", RECORD)
 
 
 @dataclass

@@ -70,7 +70,8 @@ def _prepare(config: TrainConfig, snapshot: int | None) -> Prepared:
         train_parts.append(labels.images.take(rows))
     if gold is not None and not gold_validates:
         train_parts.append(gold.images)
-    unlabeled = _unlabeled(config, gold, [*train_parts, *([gold.images] if gold else [])], remarks)
+    known = [*train_parts, *([gold.images] if gold else [])]
+    unlabeled = _unlabeled(config, gold, known, exclude, remarks)
     parts = [*train_parts, *([gold.images] if gold_validates and gold else []), *unlabeled]
     channels = Channels.of(classes)
     images = Images.join(parts)
@@ -114,8 +115,7 @@ def _allowed(images: Images, exclude: set[str], gold: GoldImages | None) -> tupl
     """Rows of labeled images that may be trained on: not excluded, and not what gold validates with."""
     keep, left_out, validating = [], 0, 0
     for row, asset in enumerate(images.assets.to_pylist()):
-        stem = asset.rpartition(".")[0] or asset
-        if {asset, stem, stem.rpartition("/")[2]} & exclude:
+        if _names(asset) & exclude:
             left_out += 1
         elif gold is not None and gold.has(asset):
             validating += 1
@@ -124,6 +124,12 @@ def _allowed(images: Images, exclude: set[str], gold: GoldImages | None) -> tupl
     told = [f"{left_out:,} labeled images are excluded"] if left_out else []
     told += [f"{validating:,} labeled images are gold, and validate instead"] if validating else []
     return np.array(keep, np.int64), told
+
+
+def _names(asset: str) -> set[str]:
+    """What a list of image names may call it."""
+    stem = asset.rpartition(".")[0] or asset
+    return {asset, stem, stem.rpartition("/")[2]}
 
 
 @dataclass
@@ -137,8 +143,10 @@ class _Corpus:
     images: ImagesConfig = field(default_factory=ImagesConfig)
 
 
-def _unlabeled(config: TrainConfig, gold: GoldImages | None, known: list[Images], remarks: list[str]) -> list[Images]:
-    """Images without targets, without those that have one."""
+def _unlabeled(
+    config: TrainConfig, gold: GoldImages | None, known: list[Images], exclude: set[str], remarks: list[str]
+) -> list[Images]:
+    """Images without targets, without those that have one or are excluded."""
     from pipelines.corpus.open import open_corpus
 
     found: list[Asset] = []
@@ -147,9 +155,10 @@ def _unlabeled(config: TrainConfig, gold: GoldImages | None, known: list[Images]
     if config.unlabeled is not None:
         found += open_corpus(_Corpus(config.unlabeled, config.unlabeled_split)).list()
     taken = {uri for part in known for uri in part.uris.to_pylist()}
-    rows: dict[str, Asset] = {asset.uri: asset for asset in found if asset.uri not in taken}
+    free = [asset for asset in found if asset.uri not in taken and not _names(asset.asset) & exclude]
+    rows: dict[str, Asset] = {asset.uri: asset for asset in free}
     if found and not rows:
-        raise UsageError("every unlabeled image has a label or a mask: leave --unlabeled out")
+        raise UsageError("every unlabeled image has a label or a mask, or is excluded: leave --unlabeled out")
     if config.data.unlabeled_ratio == 0 or not rows:
         return []
     if config.recipe not in USE_UNLABELED:

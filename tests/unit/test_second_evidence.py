@@ -1,5 +1,6 @@
 """Evidence of the second kind: when it is asked for again, what an image needs of it, and that it comes back whole."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,16 @@ def test_a_student_speaks_of_the_classes_it_shares_by_name(tmp_path: Path, stude
     shared = masks.renamed(kind.class_ids())
     assert shared.class_ids.tolist() == [2] and len(shared.bank.probs) == 1
     np.testing.assert_array_equal(shared.bank.probs[0], masks.bank.probs[0])
+
+
+def test_deciding_alone_takes_what_a_student_saw_on_another_device(tmp_path: Path, student: Path) -> None:
+    options = {"heat": {"kind": "none"}, "labelers": ["clip", "sam", f"student:{student}"]}
+    here = run_at(tmp_path, **options)
+    [elsewhere] = second.kinds(replace(here, layout=replace(here.layout, device="cuda")))
+    elsewhere.run.store.write_shard([{"asset": "a", "evidence_key": "k", "outcome": "ok", "masks": b""}])
+    assert second.kinds(here)[0].run.observe_id != elsewhere.run.observe_id
+    [alone] = second.kinds(run_at(tmp_path, from_evidence=True, **options))
+    assert alone.run.observe_id == elsewhere.run.observe_id
 
 
 @pytest.mark.parametrize("labelers", ["clip", "clip,sam,dino", "student:x"])

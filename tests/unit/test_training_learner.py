@@ -1,5 +1,6 @@
 """One optimiser step after another: every recipe runs, a saved state goes on as if nothing had happened."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,32 @@ def test_an_output_belongs_to_one_training(tmp_path: Path) -> None:
         open_output(config.model_copy(update={"snapshot": 2}), str(tmp_path))
     assert open_output(other.model_copy(update={"restart": True}), str(tmp_path)) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_a_restart_that_is_killed_leaves_no_finished_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.training import record
+
+    config = settings(output=str(tmp_path))
+    record.save(str(tmp_path), record.Record("r", learned(config), None, "digest"))
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    remove, most = record.remove, 1
+    while (tmp_path / "training.json").exists():
+        left = iter(range(most))
+
+        def killed_after(address: str, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            remove(address)
+
+        monkeypatch.setattr(record, "remove", killed_after)
+        with contextlib.suppress(KeyboardInterrupt):
+            open_output(config.model_copy(update={"restart": True}), str(tmp_path))
+        found = open_output(config, str(tmp_path))
+        assert found is None or found.summary is None
+        # Checkpoints without a record would be taken up by a training with other settings.
+        assert found is not None or not (tmp_path / "checkpoints").exists()
+        most += 1
 
 
 def worker(patience: int, steps: int = 20) -> Any:

@@ -182,6 +182,16 @@ def test_every_third_mask_and_the_rest_unlabeled(tmp_path: Path) -> None:
     assert len(ignored.plan.unlabeled) == 0 and "not used" in ignored.remarks[0]
 
 
+def test_excluded_images_are_not_learned_from_unlabeled_either(labels: Path, tmp_path: Path) -> None:
+    for name in ("held_out.jpg", "free.jpg"):
+        photograph(tmp_path / "more", name, 50)
+    exclude = tmp_path / "exclude.txt"
+    exclude.write_text("held_out\n")
+    options = {"labels": str(labels), "unlabeled": str(tmp_path / "more"), "recipe": "semi_supervised"}
+    prepared = prepare(config(tmp_path, exclude=str(exclude), **options), None)
+    assert [prepared.plan.images.asset(int(row)) for row in prepared.plan.unlabeled] == ["free.jpg"]
+
+
 def test_gold_beside_labels_validates_and_is_not_trained_on(labels: Path, tmp_path: Path) -> None:
     masks = tmp_path / "gold"
     masks.mkdir()
