@@ -6,7 +6,12 @@ import torch
 
 
 def pick_device(device: str) -> torch.device:
-    """ "auto" is the GPU where there is one; anything else is what torch calls it ("cpu", "cuda", "cuda:1")."""
+    """ "auto" is the GPU where there is one; anything else is what torch calls it ("cpu", "cuda", "cuda:1").
+
+    Raises ValueError for a GPU that is not there.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: there is no GPU that torch can use; use cpu or auto")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)

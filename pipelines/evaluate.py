@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.config import UsageError, parse
-from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.config import ELSEWHERE, EvaluateConfig
 
 #: Settings that mean something for one of the two only.
 ONLY_LABELS = ("snapshot",)
@@ -81,9 +81,9 @@ def _run_model(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _home(reference: str, folder: Path) -> str:
-    """Where a model's evaluations go: beside the student; for one of the registry, in the working directory."""
-    if reference.startswith("models:"):
-        return "."
+    """Where a model's evaluations go: beside the student, if something can be put there."""
+    if reference.startswith(("models:", "http:", "https:")):
+        return ELSEWHERE
     if "://" in reference:
         return reference.rstrip("/").removesuffix("/student")
     return str(folder.parent if folder.name == "student" else folder)
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"evaluate.py: error: {error}", file=sys.stderr)
         return 2
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"evaluate.py: error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(numbers, ensure_ascii=False), flush=True)

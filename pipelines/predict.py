@@ -145,11 +145,12 @@ def _load(config: PredictJobConfig) -> tuple["Predictor", str]:
     from models.students.card import student_digest
     from models.students.predict import Predictor
     from pipelines.references import ModelReferenceError, resolve_student
+    from pipelines.tracking import choose_store
 
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
-        folder = resolve_student(config.model).path
+        folder = resolve_student(config.model, tracking_uri=choose_store("", config.output)[0]).path
         return Predictor.load(folder, config.device, config.predict), student_digest(folder)
     except (ModelReferenceError, FileNotFoundError, ValueError) as error:
         raise UsageError(f"--model: {error}") from error

@@ -169,7 +169,8 @@ def _registered(reference: str, cache: Path, tracking_uri: str) -> Path:
         raise ModelReferenceError(
             f"model reference {reference!r} cannot be had from the registry ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'}); write models:/NAME@ALIAS or "
-            "models:/NAME/VERSION, and give the registry's server with MLFLOW_TRACKING_URI or --tracking.uri"
+            "models:/NAME/VERSION, and give the registry's address with MLFLOW_TRACKING_URI (or --tracking.uri, where "
+            "a job has it)"
         ) from error
 
 

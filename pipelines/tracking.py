@@ -351,6 +351,8 @@ class Tracker:
 def fetch_model(reference: str, cache: Path, uri: str = "") -> Path:
     """Local folder of a registered model, `models:/NAME@ALIAS` or `models:/NAME/VERSION`. MLflow's errors pass through.
 
+    uri: of the registry, as `choose_store` gives it for a job's output; default: MLFLOW_TRACKING_URI.
+
     A version never changes, so each is downloaded once: to `cache`, under the registry's address, name and version.
     """
     import hashlib
@@ -361,7 +363,10 @@ def fetch_model(reference: str, cache: Path, uri: str = "") -> Path:
 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    tracking_uri, _ = choose_store(uri, ".")
+    tracking_uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    file = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not tracking_uri or (tracking_uri.startswith("sqlite:///") and not file.is_file()):
+        raise FileNotFoundError(f"there is no MLflow registry at {tracking_uri or 'no address'}")
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     name, alias, last = reference.removeprefix("models:/").rpartition("@")
     if alias:

@@ -30,8 +30,9 @@ class Votes:
         before = winners(self.strength, self.floor)
         kept = np.float32(1) - np.asarray(weight, np.float32)
         self._parts = {name: part * kept for name, part in self._parts.items()}
-        self._parts[source] = maps * np.asarray(weight, np.float32)
-        self.strength = self.strength * kept + self._parts[source]
+        own = maps * np.asarray(weight, np.float32)
+        self._parts[source] = self._parts[source] + own if source in self._parts else own
+        self.strength = self.strength * kept + own
         self._note_background(before, source)
 
     def forbid(self, source: str, allowed: npt.NDArray[np.bool_]) -> None:

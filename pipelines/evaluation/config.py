@@ -1,9 +1,14 @@
 """What `evaluate.py` can be told."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from models.students.config import PredictConfig
 from pipelines.config import Section, TrackingConfig
+
+ELSEWHERE = "out/evaluated"
+"""Where evaluations of a model go that has no folder of its own to be written to."""
 
 
 class GoldConfig(Section):
@@ -39,12 +44,12 @@ class EvaluateConfig(Section):
     )
     output: str | None = Field(
         default=None,
-        description="with --model: folder or URL for evaluations/; default: the model's, or the working directory",
+        description=f"with --model: folder or URL for evaluations/; default: the model's, or {ELSEWHERE}",
     )
     page: str | None = Field(
         default=None, description="with --model: where the page goes; default: OUTPUT/evaluations/NAME/worst.html"
     )
     page_images: int = Field(default=40, ge=0, le=300, description="with --model: worst images on the page")
-    device: str = Field(default="auto", description="with --model: auto, cpu, cuda or cuda:N")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="with --model: where the student runs")
     predict: PredictConfig = PredictConfig()
     tracking: TrackingConfig = TrackingConfig()

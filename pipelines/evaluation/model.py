@@ -17,13 +17,14 @@ from models.students.card import StudentCard
 from models.students.predict import Picture, Prediction, Predictor
 from pipelines.classes import ClassSet, ClassSetError
 from pipelines.config import UsageError
-from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.config import ELSEWHERE, EvaluateConfig
 from pipelines.evaluation.gold import IGNORED, Gold, Matching, match, open_gold, read_names
 from pipelines.evaluation.photographs import find_photographs, read_photograph
 from pipelines.evaluation.score import MapScore
 from pipelines.flow.progress import Progress
 from pipelines.references import ModelReferenceError, Resolved, resolve_student
 from pipelines.report.worst import JudgedItem, WorstPage
+from pipelines.tracking import choose_store
 
 PROGRESS_SECONDS = 5.0
 READ_THREADS, READ_AHEAD = 4, 16
@@ -48,7 +49,8 @@ def open_job(config: EvaluateConfig) -> Job:
     """Find and load all that is compared. Raises UsageError, and ValueError for a damaged student."""
     assert config.model is not None
     try:
-        student = resolve_student(config.model, tracking_uri=config.tracking.uri)
+        registry = choose_store(config.tracking.uri, config.output or ELSEWHERE)[0]
+        student = resolve_student(config.model, tracking_uri=registry)
         predictor = Predictor.load(student.path, config.device, config.predict)
     except (ModelReferenceError, FileNotFoundError) as error:
         raise UsageError(f"--model: {error}") from error

@@ -162,7 +162,13 @@ def _second(
     """Bring evidence of the second kind up to date and note it in `known`."""
     for kind in kinds:
         kind.look_up(rows, known)
-        if kind.known.todo and not run.config.from_evidence and not observed.out_of_budget:
+        left = run.time_left()
+        if kind.known.todo and left is not None and left <= 0:
+            observed.out_of_budget = True
+            say(
+                f"{kind.name}: the budget is used up; {len(kind.known.todo):,} images wait for it, and for their labels"
+            )
+        elif kind.known.todo and not run.config.from_evidence:
             _start_ray(run.config)
             pool = kind.pool(embed_prompts(run.classes, models), models, _chunk(run))
             part = timed(run, kind.name, partial(observing.observe, kind.run, kind.known, [pool], kind.name))
@@ -216,7 +222,7 @@ def _dry_run(
 ) -> Outcome:
     for kind in kinds:
         kind.look_up(rows, known)
-    asked = sum(len(kind.known.todo) for kind in kinds)
+    asked = [row.asset for kind in kinds for row in kind.known.todo]
     there = len(known.evidence)
     second.join(known, kinds)
     todo = deciding.plan(run, rows, known)
@@ -228,9 +234,9 @@ def _dry_run(
         "evidence is there": there,
         "known to be unreadable": len(known.bad),
         "to observe": len(known.todo),
-        **({"to ask about classes": asked + len(known.todo)} if kinds else {}),
+        **({"to ask about classes": len(asked) + len(kinds) * len(known.todo)} if kinds else {}),
         "labels are current": todo.reused,
-        "to decide": len(todo.work) + asked + len(known.todo),
+        "to decide": len(todo.work) + len(set(asked)) + len(known.todo),
     }
     print(plan.forecast(run, counts, probed))
     return Outcome(0, None)

@@ -22,6 +22,7 @@ from pipelines.stages.observe import PoolConfig, pool_columns
 from pipelines.stages.observers import Models
 from pipelines.stages.read import ReadConfig
 from pipelines.stages.student import StudentStage, StudentStageConfig
+from pipelines.tracking import choose_store
 
 # Raise one whenever the same inputs give other masks.
 HEAT_VERSION = 1
@@ -87,12 +88,14 @@ class Student(Second):
     """A trained student as one more labeler."""
 
     found: Resolved = field(kw_only=True)
+    registry: str = field(kw_only=True)
     name = "student"
 
     @classmethod
     def of(cls, run: Run, reference: str) -> "Student":
         try:
-            found = resolve_student(reference, tracking_uri=run.config.tracking.uri)
+            registry = choose_store(run.config.tracking.uri, run.config.output)[0]
+            found = resolve_student(reference, tracking_uri=registry)
         except ModelReferenceError as error:
             raise UsageError(f"--labelers: {error}") from error
         # As of the first evidence: deciding alone takes what there is, wherever it was made.
@@ -101,7 +104,7 @@ class Student(Second):
         ids = [digest(["student", found.digest, picture_px, device, STUDENT_VERSION]) for device in devices]
         stores = [replace(run, observe_id=one) for one in ids]
         there = [one for one in stores if run.config.from_evidence and storage.list_files(one.store.url)]
-        kind = cls(run, (there or stores)[0], found=found)
+        kind = cls(run, (there or stores)[0], found=found, registry=registry)
         if not kind.class_ids():
             raise UsageError(f"--labelers: the student {reference} knows none of the classes {run.classes.names[:8]}")
         return kind
@@ -110,7 +113,7 @@ class Student(Second):
         return replace(row, hints="", hints_digest="")
 
     def pool(self, text: TextBank, models: Models, chunk_images: int) -> PoolConfig:
-        config = StudentStageConfig(self.found.reference, self.found.digest, self.first.config.tracking.uri)
+        config = StudentStageConfig(self.found.reference, self.found.digest, self.registry)
         build = partial(StudentStage, config, self.first.layout.device)
         return PoolConfig(build, self._read(), pool_columns(), chunk_images, threads=1)
 

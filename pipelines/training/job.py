@@ -67,14 +67,18 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     before = record.open_output(config, output)
     if before is not None and before.summary is not None:
         say(f"the training in {output} is finished; --restart trains anew")
+        if config.register_model:
+            say("--register does nothing for a finished training: it is done when a training ends")
         return before.summary
     prepared = prepare(config, before.snapshot if before else config.snapshot)
     for remark in prepared.remarks:
         say(remark)
     if config.teachers:
-        from pipelines.training.teachers import check_teachers
+        import torch
 
-        check_teachers(config.teachers, prepared.classes)
+        from pipelines.training.teachers import load_teachers
+
+        load_teachers(config, prepared.classes, torch.device("cpu"))
     _start_ray(config)
     cpus, gpus = execution.cluster_resources()
     plan = layout(config, cpus, gpus)

@@ -12,33 +12,31 @@ from models.students.card import StudentCard, load_student
 from pipelines.classes import ClassSet
 from pipelines.config import UsageError
 from pipelines.references import ModelReferenceError, resolve, resolve_student
+from pipelines.tracking import choose_store
+from pipelines.training.config import TrainConfig
 
 CLIP = "clip:"
 
 
-def load_teachers(references: tuple[str, ...], classes: ClassSet, device: torch.device) -> list[torch.nn.Module]:
-    """The teachers in their order, on the device. Raises UsageError for one that cannot teach these classes."""
-    return [_teacher(reference, classes).to(device) for reference in references]
+def load_teachers(config: TrainConfig, classes: ClassSet, device: torch.device) -> list[torch.nn.Module]:
+    """The teachers in their order, on the device. Raises UsageError for one that cannot teach these classes; on the
+    driver too, early, so that nothing starts in vain."""
+    registry = choose_store(config.tracking.uri, config.output)[0]
+    return [_teacher(reference, classes, registry).to(device) for reference in config.teachers]
 
 
-def check_teachers(references: tuple[str, ...], classes: ClassSet) -> None:
-    """Raises UsageError early, on the driver, for what `load_teachers` would fail on."""
-    for reference in references:
-        _teacher(reference, classes)
-
-
-def _teacher(reference: str, classes: ClassSet) -> FrozenTeacher:
+def _teacher(reference: str, classes: ClassSet, registry: str) -> FrozenTeacher:
     try:
         if reference.startswith(CLIP):
             return _clip(reference.removeprefix(CLIP), classes)
-        members = [_student(part, classes) for part in reference.split("+")]
+        members = [_student(part, classes, registry) for part in reference.split("+")]
     except (ModelReferenceError, OSError, ValueError) as error:
         raise UsageError(f"teachers: {reference}: {error}") from error
     return members[0] if len(members) == 1 else EnsembleTeacher(members)
 
 
-def _student(reference: str, classes: ClassSet) -> StudentTeacher:
-    student, card = load_student(resolve_student(reference).path)
+def _student(reference: str, classes: ClassSet, registry: str) -> StudentTeacher:
+    student, card = load_student(resolve_student(reference, tracking_uri=registry).path)
     wanted = _names(classes)
     if _channels(card) != wanted:
         raise ValueError(f"its classes are {', '.join(_channels(card))}; those to learn are {', '.join(wanted)}")

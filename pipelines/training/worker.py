@@ -64,7 +64,7 @@ def train_loop(settings: WorkerSettings) -> None:
         device,
         ray.train.torch.prepare_model,
         context.get_world_rank(),
-        load_teachers(settings.config.teachers, settings.classes, device),
+        load_teachers(settings.config, settings.classes, device),
     )
     worker = Worker(settings, learner, context.get_world_rank())
     checkpoint = ray.train.get_checkpoint()

@@ -13,10 +13,11 @@ from models.decide.boxes import box_iou, ellipse, inside_box, mask_boxes
 from models.decide.confidence import dynamic_threshold, keep_threshold, probability_of_winner, winners
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
+from models.decide.fuse import Votes
 from models.decide.masks import best_masks, component_masks, region_votes, soft_iou
 from models.decide.seeds import BACKGROUND, NOTHING, draw_seeds, ids_to_rows
 from models.decide.text_match import class_embeddings, heat, patch_scores, presence
-from models.decide.types import ClassArrays, TextBank
+from models.decide.types import PROVENANCE, ClassArrays, TextBank
 
 CONFIG = DecideConfig()
 WORLD = make_world()
@@ -172,3 +173,12 @@ def test_the_centre_prior_knows_the_tags_and_nothing_else():
     assert not centre_prior(CLASSES, weak(), 40, 60).any()
     everywhere = centre_prior(replace(CLASSES, background_id=None), weak(tags=[0, 2]), 40, 60)
     assert (everywhere[:, :30] == 1).all() and (everywhere[:, 30:] == 3).all()
+
+
+def test_a_source_that_speaks_twice_keeps_what_it_said_first():
+    votes = Votes(np.full((1, 4, 4), 0.2, np.float32), 0.3)
+    votes.blend("mask", np.ones((1, 4, 4), np.float32), 0.7)
+    before = votes.provenance()
+    assert (before == PROVENANCE.index("mask")).all()
+    votes.blend("mask", np.zeros((1, 4, 4), np.float32), 0.0)
+    np.testing.assert_array_equal(votes.provenance(), before)

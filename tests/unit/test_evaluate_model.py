@@ -189,7 +189,7 @@ def test_a_registered_student_is_evaluated_and_mlflow_is_told(
     assert code == 0, printed.err
     found = json.loads(printed.out.strip().splitlines()[-1])
     assert found["miou"] == run(capsys, "--model", output, *flags(gold))[1]["miou"]
-    assert Path(found["page"]).is_relative_to(tmp_path / "evaluations")
+    assert Path(found["page"]).is_relative_to(tmp_path / "out")
     experiment = client.get_experiment_by_name(str(gold / "masks"))
     assert experiment is not None
     (logged,) = client.search_runs([experiment.experiment_id])

@@ -65,5 +65,5 @@ def test_a_file_that_differs_is_refused_and_removed(tmp_path: Path, monkeypatch:
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"onnxruntime.*maskstream\[export\]"):
+    with pytest.raises(ImportError, match="pip install onnxruntime"):
         export_onnx(student("ffnet-xs"), tmp_path / "student.onnx")
