@@ -32,7 +32,7 @@ unit: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit -q -n logical --dist loadfile
 
 pipeline: $(VENV)/.installed-dev
-	$(BIN)/pytest tests/pipeline -q
+	$(BIN)/pytest tests/pipeline -q -n 2 --dist loadfile
 
 quality: $(VENV)/.installed-dev
 	$(BIN)/pytest tests/quality -q
