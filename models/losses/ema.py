@@ -26,12 +26,13 @@ def make_ema(student: nn.Module) -> nn.Module:
 def update_ema(ema: nn.Module, student: nn.Module, decay: float, step: int) -> None:
     """Move the teacher towards the student, in place; call it after the optimiser's step number `step` (from 0).
 
-    teacher = d * teacher + (1 - d) * student with d = min(decay, 1 - 1 / (step + 1)), a warm-up in which the teacher
-    is the mean of all students so far (Tarvainen & Valpola, NeurIPS 2017). Buffers (batch statistics) are copied.
+    teacher = d * teacher + (1 - d) * student (Tarvainen & Valpola, NeurIPS 2017) with d = min(decay, (1 + step) /
+    (10 + step)): in the ramp the teacher is a mean over about the last ninth of the steps, so that a short training,
+    whose exported model the teacher is, does not average in its own beginning. Buffers (batch statistics) are copied.
     student may be wrapped in DistributedDataParallel.
     """
     student = _plain(student)
-    update = get_ema_multi_avg_fn(min(decay, 1 - 1 / (step + 1)))
+    update = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))
     update(list(ema.parameters()), list(student.parameters()), 0)
     for kept, new in zip(ema.buffers(), student.buffers(), strict=True):
         kept.copy_(new)
