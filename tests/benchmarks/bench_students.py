@@ -41,7 +41,7 @@ from bench_students_scaling import scaling
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = ("miou", "miou_voc7", "boundary_f", "calibration_error")
-VALIDATIONS = 10  # points of a training's curve
+VALIDATIONS = 5  # points of a training's curve
 SECOND_ROUND_LABELERS = "clip,sam,student:{model}"
 
 
@@ -103,11 +103,9 @@ def semi(options: Options) -> Experiment:
     supervised = (*camvid(options), "--gold.every", "8", "--recipe", "supervised")
     arms = (
         Arm("supervised", supervised),
-        arm("ema", "ema"),
-        arm("cutmix", "cutmix"),
+        arm("ema-cutmix", "ema", "cutmix"),
         arm("cw-bass", "cw_bass"),
         arm("mgd", "mgd"),
-        arm("ema-cutmix", "ema", "cutmix"),
         arm("ema-cutmix-cw-bass", "ema", "cutmix", "cw_bass"),
         arm("ema-cutmix-cw-bass-mgd", "ema", "cutmix", "cw_bass", "mgd"),
         Arm("all-frames", (*camvid(options), "--recipe", "supervised")),
