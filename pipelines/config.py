@@ -106,6 +106,7 @@ class TrackingConfig(Section):
     enabled: bool = Field(default=True, description="log the run to MLflow")
     uri: str = Field(default="", description="tracking server; default: MLFLOW_TRACKING_URI, or a local sqlite file")
     experiment: str = Field(default="", description="name of the MLflow experiment; default: the corpus")
+    parent: str = Field(default="", description="id of the MLflow run that this one is a part of, such as a search")
 
 
 class LabelConfig(Section):

@@ -119,8 +119,8 @@ class ChildRun:
 class Tracker:
     """One MLflow run, as a context manager. Every method returns at once and never raises for MLflow's sake.
 
-    uri, output: see `choose_store`. folder: where `metrics.jsonl` is written, a path or URL. say: told, once, what a
-    person should know.
+    uri, output: see `choose_store`. folder: where `metrics.jsonl` is written, a path or URL. parent: id of the MLflow
+    run that this one is nested in. say: told, once, what a person should know.
     """
 
     def __init__(
@@ -131,6 +131,7 @@ class Tracker:
         folder: str,
         uri: str = "",
         enabled: bool = True,
+        parent: str = "",
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     ) -> None:
         self.enabled = enabled
@@ -146,6 +147,7 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._client: Any = None
         self._resumed = ""
+        self._parent = parent
 
     def __enter__(self) -> "Tracker":
         if self.enabled:
@@ -285,7 +287,8 @@ class Tracker:
                     raise
         if found is not None:
             experiment_id = found.experiment_id
-        self.run_id = client.create_run(experiment_id, run_name=self.run_name).info.run_id
+        nested = {"mlflow.parentRunId": self._parent} if self._parent else None
+        self.run_id = client.create_run(experiment_id, run_name=self.run_name, tags=nested).info.run_id
         self._client = client
 
     def _log_params(self, part: list[tuple[str, str]]) -> None:

@@ -12,7 +12,7 @@ def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str
     """Log a finished run: config, digests, numbers, the report, sample overlays and the published snapshot."""
     settings = run.config.tracking
     name = settings.experiment or run.config.corpus
-    with Tracker(name, run.run_id, run.output, run.folder, uri=settings.uri, say=say) as tracker:
+    with Tracker(name, run.run_id, run.output, run.folder, uri=settings.uri, parent=settings.parent, say=say) as tracker:
         tracker.params(run.config.model_dump(mode="json"))
         tracker.tags(
             {

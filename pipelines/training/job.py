@@ -100,7 +100,14 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     settings = config.tracking
     experiment = settings.experiment or config.labels or str(config.gold.uri)
     with Tracker(
-        experiment, found.run_id, output, output, uri=settings.uri, enabled=settings.enabled, say=say
+        experiment,
+        found.run_id,
+        output,
+        output,
+        uri=settings.uri,
+        enabled=settings.enabled,
+        parent=settings.parent,
+        say=say,
     ) as tracker:
         if found.mlflow_run_id:
             tracker.resume(found.mlflow_run_id)
