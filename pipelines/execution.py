@@ -127,6 +127,8 @@ def set_up_data() -> None:
     """Ray Data's settings for our jobs."""
     import ray
 
+    from pipelines.unhurried import Unhurried
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
@@ -134,6 +136,8 @@ def set_up_data() -> None:
     # Rows come back in the order they are done: a slow image must not hold back the others.
     context.execution_options.preserve_order = False
     context.max_errored_blocks = 0
+    if Unhurried not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(Unhurried)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
