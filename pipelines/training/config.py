@@ -92,7 +92,7 @@ class OptimConfig(Section):
         default=1.0, ge=0, description="the backbone's rate as a share of that; 0: frozen"
     )
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled decay of weights, not of norms and biases")
-    warmup_steps: int = Field(default=50, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(default=50, ge=0, description="steps of linear warm-up, a tenth of all at most")
     schedule: Literal["poly", "cosine", "constant"] = Field(default="poly", description="after the warm-up")
     clip_norm: float = Field(default=5.0, ge=0, description="gradients are clipped to this norm; 0: not")
     ema_decay: float = Field(

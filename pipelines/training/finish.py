@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipelines.training.job import Told, Training
 
 PICTURES = 8
+FEW_VALIDATION_IMAGES = 20
 SKIPPED_KEPT = 100
 UNKNOWN_RGB = (255, 255, 255)
 
@@ -195,6 +196,19 @@ def _colors(training: "Training") -> npt.NDArray[np.uint8]:
     ).astype(np.uint8)
 
 
+def doubts(summary: dict[str, Any]) -> list[str]:
+    """Why the student, or the number that stands for it, may be worth little."""
+    found = []
+    count = summary["validation_images"]
+    if summary["miou"] is not None and count < FEW_VALIDATION_IMAGES:
+        found.append(f"only {count} images validate: their mIoU says little (--data.validation_share, --gold.uri)")
+    never = [name for name, iou in summary["per_class_iou"].items() if iou == 0]
+    if never:
+        told = ", ".join(never[:5]) + (f" and {len(never) - 5} more" if len(never) > 5 else "")
+        found.append(f"no pixel right in validation: {told}; more --optim.steps, or more images of them")
+    return found
+
+
 def _tell(summary: dict[str, Any]) -> None:
     miou = (
         "not validated" if summary["miou"] is None else f"mIoU {summary['miou']:.4f} at step {summary['best_step']:,}"
@@ -204,5 +218,7 @@ def _tell(summary: dict[str, Any]) -> None:
         f"trained {summary['steps']:,} steps in {duration(summary['seconds'])}, {summary['images_per_second']:.1f} "
         f"images/s: {miou} (by {summary['validated_by']}){skipped}"
     )
+    for remark in doubts(summary):
+        say(f"doubt    {remark}")
     say(f"student  {summary['student']} (ONNX differs from PyTorch by {summary['onnx_max_difference']:.1e} at most)")
     say(f"use it   python pipelines/predict.py --model {summary['output']} --images photos/ --output out/masks")

@@ -22,9 +22,10 @@ POLY_POWER = 0.9
 
 def lr_factor(step: int, optim: OptimConfig) -> float:
     """What learning rates are multiplied by in the step after `step` steps, 0..1."""
-    if step < optim.warmup_steps:
-        return (step + 1) / (optim.warmup_steps + 1)
-    done = min(1.0, (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps))
+    warmup = min(optim.warmup_steps, optim.steps // 10)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = min(1.0, (step - warmup) / max(1, optim.steps - warmup))
     if optim.schedule == "poly":
         return float((1 - done) ** POLY_POWER)
     return 0.5 * (1 + math.cos(math.pi * done)) if optim.schedule == "cosine" else 1.0

@@ -132,6 +132,19 @@ def test_the_schedule_warms_up_and_ends() -> None:
         assert (factors[-1] == 1.0) if schedule == "constant" else (factors[-1] < 0.05)
 
 
+def test_a_short_training_warms_up_for_a_tenth_of_its_steps() -> None:
+    assert lr_factor(5, OptimConfig(steps=50, warmup_steps=50)) == pytest.approx(1.0)
+
+
+def test_a_training_says_why_its_number_is_worth_little() -> None:
+    from pipelines.training.finish import doubts
+
+    summary = {"miou": 0.3, "validation_images": 4, "per_class_iou": {"sky": 0.9, "pole": 0.0, "absent": None}}
+    few, never = doubts(summary)
+    assert "only 4 images" in few and "validation: pole;" in never
+    assert doubts({**summary, "validation_images": 100, "per_class_iou": {"sky": 0.9}}) == []
+
+
 def test_an_output_belongs_to_one_training(tmp_path: Path) -> None:
     from pipelines.config import UsageError
     from pipelines.training.record import Record, save
