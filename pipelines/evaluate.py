@@ -65,14 +65,16 @@ def _run_model(config: EvaluateConfig) -> dict[str, Any]:
     from pipelines import storage
     from pipelines.evaluation.model import evaluate_model, open_job
     from pipelines.evaluation.present import describe_model, evaluation_name, render_page, track_model
+    from pipelines.references import student_digest
 
     job = open_job(config)
     card, name = job.predictor.card, evaluation_name()
     output = storage.absolute(config.output or _home(config.model or "", job.student.path))
     page = config.page or storage.join(output, "evaluations", name, "worst.html")
     where = {"model": config.model, "digest": job.student.digest, "student": card.config.name}
+    where |= {"student_digest": student_digest(job.student.path)}
     where |= {"gold": config.gold.uri, "split": config.gold.split}
-    where |= {"experiment": str(card.extra.get("labels") or config.gold.uri), "page": storage.absolute(page)}
+    where |= {"experiment": str(card.extra.get("corpus") or config.gold.uri), "page": storage.absolute(page)}
     numbers = {**where, **evaluate_model(job)}
     storage.write_bytes(numbers["page"], render_page(config, numbers, job.page).encode())
     print(describe_model(numbers), file=sys.stderr)

@@ -76,6 +76,13 @@ def resolve_student(reference: str, cache: str | Path | None = None, tracking_ur
     )
 
 
+def student_digest(folder: Path) -> str:
+    """sha256 of what a student predicts with, its card and weights: the same wherever it lies, and whatever a registry
+    keeps beside it."""
+    files = [folder / STUDENT_CARD, *sorted(folder.glob("*.safetensors"))]
+    return hashlib.sha256("".join(f"{file.name}\0{content_digest(file)}\n" for file in files).encode()).hexdigest()
+
+
 def _has_card(folder: str) -> bool:
     """Whether a remote folder is a student's. An unreachable store says no here; `resolve` says why."""
     try:

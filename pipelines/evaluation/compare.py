@@ -84,6 +84,7 @@ class Comparison:
         return {
             "images": self._score.images,
             "missing": len(missing),
+            "gold_digest": self._gold.digest,
             **self._score.result(),
             "baselines": self._baselines.result() if self._baselines is not None else None,
             "unmatched": {"gold": self._matching.only_gold, "labels": self._matching.only_label},

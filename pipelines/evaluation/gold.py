@@ -1,6 +1,8 @@
 """Gold masks: which there are, and what their ids mean in the words of the labels' class set."""
 
+import hashlib
 import io
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -27,6 +29,7 @@ class Gold:
     classes: ClassSet
     ignore: int
     stems: dict[str, str] = field(default_factory=dict)
+    _read: dict[str, str] = field(default_factory=dict, compare=False)
 
     def name_of(self, asset: str) -> str | None:
         """The mask that belongs to an asset: of the same path, or of the same file name where that is unique."""
@@ -35,11 +38,20 @@ class Gold:
 
     def read(self, name: str) -> npt.NDArray[np.int32]:
         """Class ids int32 [H, W] of a mask. Raises ValueError for a picture that is not one id a pixel."""
-        with Image.open(io.BytesIO(read_bytes(self.masks[name]))) as image:
+        content = read_bytes(self.masks[name])
+        self._read[name] = hashlib.sha256(content).hexdigest()
+        with Image.open(io.BytesIO(content)) as image:
             mask = np.array(image)
         if mask.ndim != 2:
             raise ValueError(f"{self.masks[name]} is not one class id a pixel: its shape is {mask.shape}")
         return mask.astype(np.int32)
+
+    @property
+    def digest(self) -> str:
+        """sha256, hex, of what was judged by: the masks that were read so far, and what their ids mean. Numbers can be
+        compared where it is equal."""
+        told = [sorted(self._read.items()), self.classes.digest, self.ignore]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def open_gold(

@@ -97,6 +97,7 @@ def evaluate_model(job: Job) -> dict[str, Any]:
     seconds = time.monotonic() - started - judging
     return {
         "images": score.images,
+        "gold_digest": job.gold.digest,
         **score.result(),
         "images_per_second": {
             "model": round(len(names) / max(clock.seconds, 1e-9), 2),

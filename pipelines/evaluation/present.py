@@ -94,9 +94,12 @@ def track_labels(config: EvaluateConfig, numbers: dict[str, Any]) -> None:
     output, settings, name = numbers["labels"], config.tracking, evaluation_name()
     folder = _keep(output, name, numbers)
     experiment = settings.experiment or numbers["corpus"]
-    with Tracker(experiment, name, output, folder, uri=settings.uri, enabled=settings.enabled) as tracker:
+    with Tracker(
+        experiment, name, output, folder, uri=settings.uri, enabled=settings.enabled, parent=settings.parent
+    ) as tracker:
         tracker.params(config.model_dump(mode="json"))
-        tracker.tags({"job": "evaluate", "labels": output})
+        tracker.tags({"job": "evaluate", "labels": output, "gold_digest": numbers["gold_digest"]})
+        _track_gold(tracker, config, numbers)
         tracker.metrics({key: value for key, value in numbers.items() if key != "snapshot"}, step=numbers["snapshot"])
         tracker.snapshot(storage.join(output, "labels"), numbers["snapshot"], f"labels in {output}", "evaluation")
         tracker.text(json.dumps(numbers, indent=2), "evaluation.json")
@@ -107,14 +110,24 @@ def track_model(config: EvaluateConfig, numbers: dict[str, Any], output: str, na
     settings = config.tracking
     folder = _keep(output, name, numbers)
     experiment = settings.experiment or numbers["experiment"]
-    with Tracker(experiment, name, output, folder, uri=settings.uri, enabled=settings.enabled) as tracker:
+    with Tracker(
+        experiment, name, output, folder, uri=settings.uri, enabled=settings.enabled, parent=settings.parent
+    ) as tracker:
         tracker.params(config.model_dump(mode="json"))
         tracker.tags({"job": "evaluate", "model": numbers["model"], "model.digest": numbers["digest"]})
+        tracker.tags({name: numbers[name] for name in ("student_digest", "gold_digest")})
+        _track_gold(tracker, config, numbers)
         tracker.metrics(numbers)
         tracker.text(json.dumps(numbers, indent=2), "evaluation.json")
         tracker.text(storage.read_bytes(numbers["page"]).decode(), "worst.html")
         if tracker.enabled:
             tracker.pictures(page.overlays(OVERLAYS), "worst")
+
+
+def _track_gold(tracker: Tracker, config: EvaluateConfig, numbers: dict[str, Any]) -> None:
+    gold = config.gold
+    name = f"gold {gold.uri}" + (f" {gold.split}" if gold.split else "")
+    tracker.dataset(gold.uri, numbers["gold_digest"], name, "evaluation")
 
 
 def _keep(output: str, name: str, numbers: dict[str, Any]) -> str:

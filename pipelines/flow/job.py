@@ -22,11 +22,13 @@ from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.progress import duration, say
 from pipelines.flow.run import Run, digest
 from pipelines.flow.stop import RunFailed, stop_on_signals
+from pipelines.flow.track import tracked
 from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
 from pipelines.stages.read import ReadConfig
 from pipelines.tables.evidence import EvidenceStore
 from pipelines.text import text_bank
+from pipelines.tracking import Tracker
 
 # Images an actor hands to the models at once; reading the next ones goes on meanwhile.
 CHUNK_IMAGES = {"cpu": 4, "cuda": 16}
@@ -57,6 +59,19 @@ def label_corpus(config: LabelConfig) -> Outcome:
     if config.dry_run:
         return _dry_run(run, kinds, rows, known, models)
     _record_inputs(run)
+    with tracked(run) as tracker:
+        return _label(run, kinds, rows, known, models, tracker)
+
+
+def _label(
+    run: Run,
+    kinds: Sequence[second.Second],
+    rows: Sequence[listing.Wanted],
+    known: Known,
+    models: Models,
+    tracker: Tracker,
+) -> Outcome:
+    config = run.config
     listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
     observed = Observed()
     if known.todo and not config.from_evidence:
@@ -69,7 +84,7 @@ def label_corpus(config: LabelConfig) -> Outcome:
     todo = deciding.plan(run, rows, known)
     decided = timed(run, "decide", lambda: _decide(run, todo, models, kinds))
     run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
-    return _finish(run, rows, known, observed, decided, todo)
+    return _finish(run, rows, known, observed, decided, todo, tracker)
 
 
 def set_up(config: LabelConfig) -> tuple[Run, Models]:
@@ -257,6 +272,7 @@ def _finish(
     observed: Observed,
     decided: deciding.Decided,
     todo: deciding.Plan,
+    tracker: Tracker,
 ) -> Outcome:
     failures = observed.failures + decided.failures
     unlabeled = len(rows) - len(known.bad) - todo.reused - decided.labeled
@@ -285,7 +301,7 @@ def _finish(
     }
     from pipelines.flow.present import present
 
-    summary["report"] = details["report"] = present(run, known, details)
+    summary["report"] = details["report"] = present(run, known, details, tracker)
     storage.write_bytes(storage.join(run.folder, "summary.json"), json.dumps(details, indent=2).encode())
     _tell(run, details, observed)
     if failures:

@@ -11,12 +11,13 @@ from models.decide.types import PROVENANCE
 from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.flow.observing import Known
-from pipelines.flow.progress import say
 from pipelines.flow.run import Run
+from pipelines.flow.track import track
 from pipelines.report.data import QuarantineRow, ReportClass, ReportItem
 from pipelines.report.page import ReportBuilder
 from pipelines.report.select import Selection
 from pipelines.stages.decide import read_png
+from pipelines.tracking import Tracker
 
 PICTURES = ("class_map", "confidence", "provenance")
 NUMBERS = ("asset", "keep_threshold", "coverage", "mean_confidence", "areas")
@@ -81,15 +82,10 @@ def _item(row: dict[str, Any], guide: Any) -> ReportItem:
     )
 
 
-def present(run: Run, known: Known, details: dict[str, Any]) -> str:
+def present(run: Run, known: Known, details: dict[str, Any], tracker: Tracker) -> str:
     """Write the report, and tell MLflow. Returns the address of the report."""
     address = storage.join(run.folder, "report.html")
     html, builder = build(run, known, details)
     storage.write_bytes(address, html.encode())
-    if run.config.tracking.enabled:
-        from pipelines.flow.track import track
-
-        track(run, details, html, builder.overlays(8))
-    else:
-        say("tracking is off (tracking.enabled)")
+    track(tracker, run, details, html, builder.overlays)
     return address

@@ -1,18 +1,24 @@
 """What MLflow is told of a labeling run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pipelines.flow.progress import say
 from pipelines.flow.run import Run
 from pipelines.tracking import Tracker
 
+OVERLAYS = 8
 
-def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str, bytes]) -> None:
-    """Log a finished run: config, digests, numbers, the report, sample overlays and the published snapshot."""
-    settings = run.config.tracking
-    name, parent = settings.experiment or run.config.corpus, settings.parent
-    with Tracker(name, run.run_id, run.output, run.folder, uri=settings.uri, parent=parent, say=say) as tracker:
+
+@contextmanager
+def tracked(run: Run) -> Iterator[Tracker]:
+    """The run in MLflow, from its beginning: its settings, and where they lead."""
+    settings, name = run.config.tracking, run.config.tracking.experiment or run.config.corpus
+    tracker = Tracker(
+        name, run.run_id, run.output, run.folder, settings.uri, settings.enabled, settings.parent, say=say
+    )
+    with tracker:
         tracker.params(run.config.model_dump(mode="json"))
         tracker.tags(
             {
@@ -25,7 +31,19 @@ def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str
                 **{f"model.{name}": digest for name, digest in run.model_digests.items()},
             }
         )
-        tracker.metrics(details)
-        tracker.text(html, "report.html")
-        tracker.pictures(overlays)
-        tracker.snapshot(run.labels.url, details["snapshot"], f"labels of {run.config.corpus}")
+        yield tracker
+
+
+def track(
+    tracker: Tracker, run: Run, details: Mapping[str, Any], html: str, overlays: Callable[[int], Mapping[str, bytes]]
+) -> None:
+    """What came of it: numbers, the report, sample overlays, the images and the published snapshot."""
+    if not tracker.enabled:
+        say("tracking is off (tracking.enabled)")
+        return
+    tracker.metrics(details)
+    tracker.text(html, "report.html")
+    tracker.pictures(overlays(OVERLAYS))
+    corpus = run.config.corpus
+    tracker.dataset(run.corpus or corpus, f"manifest-{run.manifest.version()}", f"images of {corpus}", "images")
+    tracker.snapshot(run.labels.url, details["snapshot"], f"labels of {corpus}")

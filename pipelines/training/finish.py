@@ -1,5 +1,6 @@
 """What comes out of a training: the student, its ONNX file, the numbers, and what MLflow is told."""
 
+import hashlib
 import io
 import json
 import tempfile
@@ -15,6 +16,7 @@ from models.students.augment import IGNORE
 from models.students.config import StudentConfig
 from pipelines import storage
 from pipelines.flow.progress import duration, say
+from pipelines.references import student_digest
 from pipelines.tracking import Tracker, flatten
 from pipelines.training import batches, record
 
@@ -51,7 +53,8 @@ def finish(training: "Training", checkpoint: str, told: "Told", tracker: Tracker
         background=training.prepared.channels.background,
         size_px=config.data.size_px,
         extra={
-            name: summary[name] for name in ("run_id", "miou", "validated_by", "steps", "labels", "snapshot", "recipe")
+            name: summary[name]
+            for name in ("run_id", "miou", "validated_by", "steps", "corpus", "labels", "snapshot", "recipe")
         },
     )
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,9 +62,9 @@ def finish(training: "Training", checkpoint: str, told: "Told", tracker: Tracker
         save_student(folder, student, card)
         summary["onnx_max_difference"] = export_onnx(student, folder / "student.onnx", config.data.size_px)
         _publish(folder, str(summary["student"]))
-        _track(training, tracker, student, folder, summary)
-        # The model is logged from the scratch folder, by a thread of its own.
-        tracker.drain()
+        summary["student_digest"] = student_digest(folder)
+    _track(training, tracker, student, summary)
+    tracker.drain()
     # Last: what has a summary is finished, and is not registered again.
     storage.write_bytes(storage.join(training.output, record.SUMMARY), json.dumps(summary, indent=2).encode())
     _tell(summary)
@@ -119,6 +122,7 @@ def _summary(training: "Training", state: dict[str, Any], told: "Told", seconds:
         "device": training.layout.device,
         "worker_starts": told.starts,
         "recipe": config.recipe,
+        "corpus": training.prepared.corpus,
         "labels": config.labels,
         "snapshot": training.prepared.snapshot,
         "gold": config.gold.uri,
@@ -133,7 +137,7 @@ def _publish(folder: Path, address: str) -> None:
         storage.write_bytes(storage.join(address, file.name), file.read_bytes())
 
 
-def _track(training: "Training", tracker: Tracker, student: "Student", folder: Path, summary: dict[str, Any]) -> None:
+def _track(training: "Training", tracker: Tracker, student: "Student", summary: dict[str, Any]) -> None:
     config = training.config
     tracker.params(config.model_dump(mode="json"))
     tracker.tags(
@@ -144,6 +148,9 @@ def _track(training: "Training", tracker: Tracker, student: "Student", folder: P
             "class_set_digest": training.prepared.classes.digest,
             "plan_digest": training.prepared.plan.digest,
             "student": summary["student"],
+            "student_digest": summary["student_digest"],
+            "validated_by": summary["validated_by"],
+            "validation_digest": validation_digest(training),
         }
     )
     numbers = {name: summary[name] for name in ("miou", "best_step", "onnx_max_difference", "seconds", "train_images")}
@@ -156,9 +163,22 @@ def _track(training: "Training", tracker: Tracker, student: "Student", folder: P
     if config.labels is not None:
         labels = storage.join(storage.absolute(config.labels), "labels")
         tracker.snapshot(labels, training.prepared.snapshot, f"labels in {config.labels}", "training")
-    side = min(config.data.size_px, 128)
-    example = np.zeros((1, 3, side, side), np.float32)
-    tracker.model(folder, folder / "student.onnx", example, config.register_model, json.dumps(summary["per_class_iou"]))
+    if config.gold.uri is not None:
+        context = "validation" if config.labels is not None and config.gold.use != "train" else "training"
+        tracker.dataset(config.gold.uri, training.prepared.plan.digest, f"gold {config.gold.uri}", context)
+    side_px = min(config.data.size_px, 128)
+    tracker.model(summary["student"], side_px, config.register_model, json.dumps(summary["per_class_iou"]))
+
+
+def validation_digest(training: "Training") -> str:
+    """sha256, hex, of what the validation's numbers are about: its images, their targets and their size. Numbers of
+    two trainings can be compared where it is equal."""
+    prepared, config = training.prepared, training.config
+    by_gold = prepared.validated_by == "gold"
+    targets = [config.gold.uri, config.gold.split] if by_gold else [config.labels, prepared.snapshot]
+    assets = sorted(prepared.plan.images.asset(row) for row in prepared.plan.validation.tolist())
+    told = [prepared.validated_by, targets, assets, prepared.classes.digest, config.data.size_px]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def sample_pictures(training: "Training", student: "Student") -> dict[str, bytes]:

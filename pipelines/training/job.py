@@ -98,7 +98,7 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     from pipelines.training.finish import finish
 
     settings = config.tracking
-    experiment = settings.experiment or config.labels or str(config.gold.uri)
+    experiment = settings.experiment or prepared.corpus
     with Tracker(
         experiment,
         found.run_id,

@@ -25,12 +25,13 @@ WEAK_FORMS = ("points", "scribbles", "boxes", "maps")
 
 @dataclass
 class LabelImages:
-    """Labeled images, in the order of their names, and where the labels are."""
+    """Labeled images, in the order of their names, and where the labels are. corpus: what was labeled."""
 
     images: Images
     source: LabelSource
     classes: ClassSet
     snapshot: int
+    corpus: str
 
 
 def open_labels(config: TrainConfig, snapshot: int | None, number: int) -> LabelImages:
@@ -54,7 +55,8 @@ def open_labels(config: TrainConfig, snapshot: int | None, number: int) -> Label
             "label_corpus.py once more"
         )
     # Run ids begin with the time, so the last one says what the classes are now.
-    classes = PastRun.load(output, pc.max(rows["run_id"]).as_py()).classes
+    past = PastRun.load(output, pc.max(rows["run_id"]).as_py())
+    classes = past.classes
     channels = Channels.of(classes)
     if weak:
         areas, said = _weak_areas(rows["weak"].to_pylist(), classes, channels)
@@ -79,7 +81,9 @@ def open_labels(config: TrainConfig, snapshot: int | None, number: int) -> Label
         np.nan_to_num(rows["mean_confidence"].to_numpy(), nan=1.0).astype(np.float32),
         rows["digest"].fill_null("").combine_chunks(),
     )
-    return LabelImages(images, LabelSource(files, place, classes, channels, options), classes, version)
+    return LabelImages(
+        images, LabelSource(files, place, classes, channels, options), classes, version, past.config.corpus
+    )
 
 
 def _light(files: list[str], columns: list[str]) -> pa.Table:

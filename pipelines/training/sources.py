@@ -25,7 +25,8 @@ USE_UNLABELED = ("semi_supervised", "distill")
 @dataclass
 class Prepared:
     """All that a training reads. snapshot: version of the label table, None without labels. validated_by: what the
-    validation's targets are: "gold", "labels" or "nothing". remarks: what a person should know."""
+    validation's targets are: "gold", "labels" or "nothing". corpus: what was labeled, or the gold. remarks: what a
+    person should know."""
 
     plan: Plan
     sources: list[TargetSource]
@@ -33,6 +34,7 @@ class Prepared:
     classes: ClassSet
     snapshot: int | None
     validated_by: str
+    corpus: str
     remarks: list[str] = field(default_factory=list)
 
 
@@ -79,7 +81,8 @@ def _prepare(config: TrainConfig, snapshot: int | None) -> Prepared:
     if not len(plan.train):
         raise UsageError("no image is left to train on (after --exclude and the validation split)")
     version = labels.snapshot if labels else None
-    return Prepared(plan, sources, channels, classes, version, validated_by, remarks)
+    corpus = labels.corpus if labels else str(config.gold.uri)
+    return Prepared(plan, sources, channels, classes, version, validated_by, corpus, remarks)
 
 
 def _roles(config: TrainConfig, images: Images, trained: int, gold: GoldImages | None) -> tuple[Plan, str]:

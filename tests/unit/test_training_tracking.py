@@ -3,22 +3,21 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from models.students.build import build_student
 from models.students.card import StudentCard, load_card, save_student
 from models.students.config import StudentConfig
 from models.students.onnx import export_onnx
-from pipelines import tracking
 from pipelines.references import resolve_student
 from pipelines.tracking import Tracker
+from pipelines.tracking_store import ENVIRONMENT
 
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for name, value in tracking._ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
 
 
@@ -42,8 +41,7 @@ def test_one_run_through_an_interruption_and_a_model_in_the_registry(tmp_path: P
     with second:
         second.keep([{"step": 5, "loss": 2.0}])
         second.metrics({"loss": 1.4}, 10)
-        example = np.zeros((1, 3, 64, 64), np.float32)
-        second.model(folder, folder / "student.onnx", example, "drive", "a student")
+        second.model(str(folder), 64, "drive", "a student")
         second.drain()
     assert second.failure is None, said
     assert second.run_id == first.run_id
