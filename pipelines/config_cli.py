@@ -21,6 +21,7 @@ ENV_PREFIX = "MASKSTREAM_"
 ENV_RESERVED = frozenset({"MASKSTREAM_REQUIRE", "MASKSTREAM_CACHE"})  # of the tests, and of the model cache
 # Stored beside the config of a run, so that its config.yaml can be given to --config as it is.
 FILE_KEYS_IGNORED = frozenset({"digests"})
+REGISTERED_CONFIG = "decide.yaml"  # What a model of the registry is that --config can take.
 TRUE_OR_FALSE = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0"})
 
 
@@ -93,7 +94,7 @@ def parse(
         raise SystemExit(0)
     for name, value in flags:
         if name == "config":
-            _read_file(reader, value)
+            _read_file(reader, value, _registry(flags, env))
     _read_env(reader, env, env_known)
     for name, value in flags:
         if name != "config":
@@ -157,9 +158,34 @@ def _read_env(reader: _Reader, env: Mapping[str, str], others: Iterable[type]) -
             reader.put(path, text, f"environment variable {name}", is_text=True)
 
 
-def _read_file(reader: _Reader, address: str) -> None:
+def _registry(flags: Sequence[tuple[str, str]], env: Mapping[str, str]) -> tuple[str, str]:
+    """(tracking URI, output) as flags and environment give them, to find the registry that a --config is in."""
+    given = {_path(name): text for name, text in flags}
+
+    def told(*path: str) -> str:
+        return given.get(path) or env.get(ENV_PREFIX + "__".join(path).upper(), "")
+
+    return told("tracking", "uri"), told("output")
+
+
+def _registered(reference: str, registry: tuple[str, str]) -> str:
+    """The file behind `models:/NAME@ALIAS`. Raises ModelReferenceError."""
+    from pipelines.references import resolve_file
+    from pipelines.tracking_names import choose_store
+
+    uri, output = registry
+    return str(resolve_file(reference, REGISTERED_CONFIG, tracking_uri=choose_store(uri, output or ".")[0]))
+
+
+def _read_file(reader: _Reader, address: str, registry: tuple[str, str]) -> None:
     from pipelines.corpus.read import read_bytes
 
+    try:
+        if address.startswith("models:"):
+            address = _registered(address, registry)
+    except ValueError as error:
+        reader.errors.append(f"--config: {error}")
+        return
     try:
         loader = yaml.SafeLoader(read_bytes(address).decode("utf-8-sig"))
         node = loader.get_single_node()

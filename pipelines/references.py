@@ -76,6 +76,18 @@ def resolve_student(reference: str, cache: str | Path | None = None, tracking_ur
     )
 
 
+def resolve_file(reference: str, name: str, cache: str | Path | None = None, tracking_uri: str = "") -> Path:
+    """A file of this name among those of a registered model, such as the decide.yaml of a promoted search.
+
+    Raises ModelReferenceError.
+    """
+    folder = _locate(reference, Path(cache or _default_cache()), tracking_uri)
+    found = sorted(folder.rglob(name))
+    if not found:
+        raise ModelReferenceError(f"model reference {reference!r} holds no {name}: what is it a model of?")
+    return found[0]
+
+
 def student_digest(folder: Path) -> str:
     """sha256 of what a student predicts with, its card and weights: the same wherever it lies, and whatever a registry
     keeps beside it."""

@@ -195,6 +195,10 @@ class Tracker:
             }
             self._put("child", told)
 
+    def amend(self, run_id: str, tags: Mapping[str, object]) -> None:
+        """Add tags to a run within this one that is over, and end it where it was stopped before it could do so."""
+        self._put("amend", {"run_id": run_id, "tags": {name: str(value) for name, value in tags.items()}})
+
     def _put(self, kind: str, values: Mapping[str, Any], content: bytes | None = None) -> None:
         if self.enabled:
             self._delivery.put(Operation(kind, values, content))

@@ -29,8 +29,8 @@ KEY_TAG = "maskstream_run"
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing to log. kind: params, tags, metrics, file, dataset, model or child. values: JSON-able, as the method of
-    that name in `RunWriter` takes them. content: of a file."""
+    """One thing to log. kind: params, tags, metrics, file, dataset, model, child or amend. values: JSON-able, as the
+    method of that name in `RunWriter` takes them. content: of a file."""
 
     kind: str
     values: Mapping[str, Any]
@@ -172,6 +172,20 @@ class RunWriter:
         self._log_tags(run_id, told["tags"])
         self._log_metrics(run_id, told["metrics"], told["time_ms"], 0)
         self._client.set_terminated(run_id, end_time=told["time_ms"])
+
+    def _amend(self, operation: Operation) -> None:
+        from mlflow.exceptions import MlflowException
+
+        run_id = operation.values["run_id"]
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # it went to another store
+                return
+            raise
+        self._log_tags(run_id, operation.values["tags"])
+        if run.info.status != "FINISHED":
+            self._client.set_terminated(run_id)
 
     def _inside(self) -> tuple[str, dict[str, Any]]:
         """The experiment's id, and the runs in this one by key."""

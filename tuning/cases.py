@@ -95,6 +95,12 @@ class Source:
         gold = [self.gold.address, sorted(self.gold.masks)] if self.gold else None
         return digest([rows, self.searched, self.past.classes.digest, self.past.clip_digest, gold])
 
+    def holdout_digest(self) -> str:
+        """sha256, hex, of what the hold-out's numbers are about: images, evidence, weak labels, classes and gold."""
+        rows = [[row["asset"], row["evidence_key"], row["weak_digest"]] for row in self.rows[self.searched :]]
+        gold = self.gold.digest_of(row["asset"] for row in self.rows[self.searched :]) if self.gold else None
+        return digest([sorted(rows), self.past.classes.digest, self.past.clip_digest, gold])
+
 
 def find_source(config: TuneLabelsConfig) -> Source:
     """Choose and split the images. Raises UsageError where there is nothing to search on."""

@@ -18,7 +18,7 @@ from pipelines.tracking import ChildRun, Tracker
 from tuning.cases import Cases, Source, find_source, given, load
 from tuning.config import TuneLabelsConfig
 from tuning.objectives import Objective, parse_objective
-from tuning.outcome import Half, choose, compare, front, trial_row, verdict, write_json, write_yaml
+from tuning.outcome import Half, choose, compare, front, per_class, trial_row, verdict, write_json, write_yaml
 from tuning.scoring import count_all
 from tuning.search import Searched, search
 from tuning.space import Space, build_space, read_restriction
@@ -107,6 +107,8 @@ def judge(
         unseen = load(source, held_out)
         half = Half(*(count_all(unseen, unseen.items, one) for one in (default, settings)))
         parts["holdout"] = compare(half, objectives, config.seed)
+        # What a promotion compares by: whether two searches were judged by the same, and class by class.
+        parts["holdout"] |= {"digest": source.holdout_digest(), "per_class_iou": per_class(half, unseen.names)}
     answer, sentence = verdict(settings == default, parts.get("holdout"), objectives)
     rows = [trial_row(one) for one in found.trials]
     return {
@@ -198,7 +200,14 @@ def _track(config: TuneLabelsConfig, source: Source, folder: Path, result: Mappi
     settings = config.tracking
     experiment = settings.experiment or source.past.config.corpus
     with Tracker(
-        experiment, folder.name, source.output, str(folder), uri=settings.uri, enabled=settings.enabled, say=say
+        experiment,
+        folder.name,
+        source.output,
+        str(folder),
+        uri=settings.uri,
+        enabled=settings.enabled,
+        parent=settings.parent,
+        say=say,
     ) as tracker:
         tracker.params({**config.model_dump(mode="json"), "decide": result["decide"]})
         names = ("winner_trial", "beats_default", "label_free")
@@ -206,6 +215,8 @@ def _track(config: TuneLabelsConfig, source: Source, folder: Path, result: Mappi
         halves = {name: {k: v for k, v in (result[name] or {}).items() if k != "gain_interval_95"} for name in _HALVES}
         tracker.metrics({**halves, **{name: result[name] for name in ("trials", "resumed", "search_seconds")}})
         tracker.snapshot(storage.join(source.output, "labels"), source.snapshot, f"labels in {source.output}", "tuning")
+        if source.gold is not None:
+            tracker.dataset(config.gold.uri, source.gold.digest, f"gold {config.gold.uri}", "tuning")
         tracker.children([_child(row, result["winner_trial"]) for row in result["all_trials"]])
         for name in ("decide.yaml", "result.json"):
             tracker.text((folder / name).read_text(), name)

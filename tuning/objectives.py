@@ -46,11 +46,11 @@ class Objective:
     def value(self, counts: Counts) -> float:
         """The number of these counts; 0 where nothing was found at all."""
         if self.metric == "agreement":
-            return (_mean(_iou(counts[0])[1:]) + _mean(_iou(counts[1])[1:])) / 2
+            return (_mean(iou(counts[0])[1:]) + _mean(iou(counts[1])[1:])) / 2
         if self.coverage is None:
-            return _mean(_iou(counts[0])) if self.metric == "miou" else _precision(counts[0])
+            return _mean(iou(counts[0])) if self.metric == "miou" else _precision(counts[0])
         total, kept = int(counts[0].sum()), int(counts[1].sum())
-        number = _mean(_iou(counts[1])) if self.metric == "miou" else _precision(counts[1])
+        number = _mean(iou(counts[1])) if self.metric == "miou" else _precision(counts[1])
         # Keeping less than was asked for is not worth more: what is missing counts as wrong.
         return number * min(1.0, kept / max(self.coverage * total, 1.0))
 
@@ -90,16 +90,17 @@ def numbers(counts: Counts, objectives: tuple[Objective, ...]) -> dict[str, floa
     """The objectives by name and, where there is gold, what a person wants to see beside them."""
     found = {one.name: one.value(counts) for one in objectives}
     if objectives[0].metric == "agreement":
-        return found | {"text_masks_iou": _mean(_iou(counts[0])[1:]), "flip_iou": _mean(_iou(counts[1])[1:])}
+        return found | {"text_masks_iou": _mean(iou(counts[0])[1:]), "flip_iou": _mean(iou(counts[1])[1:])}
     return found | {
-        "miou": _mean(_iou(counts[0])),
-        "kept_miou": _mean(_iou(counts[1])),
+        "miou": _mean(iou(counts[0])),
+        "kept_miou": _mean(iou(counts[1])),
         "kept_precision": _precision(counts[1]),
         "coverage": float(counts[1].sum() / max(counts[0].sum(), 1)),
     }
 
 
-def _iou(counts: Counts) -> npt.NDArray[np.float64]:
+def iou(counts: Counts) -> npt.NDArray[np.float64]:
+    """IoU by class of the counts [C, C + 1] of one part; NaN where a class is neither there nor found."""
     from models.metrics import Confusion
 
     confusion = Confusion(len(counts))

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
 from models.decide.config import DecideConfig
-from tuning.objectives import Counts, Objective, numbers, rounded
+from tuning.objectives import Counts, Objective, iou, numbers, rounded
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -80,6 +80,17 @@ def compare(half: Half, objectives: tuple[Objective, ...], seed: int) -> dict[st
         interval = half.interval(one, seed)
         compared["gain_interval_95"][one.name] = interval and [round(value, 5) for value in interval]
     return compared
+
+
+def per_class(half: Half, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """IoU over all judged pixels by class name, of the default and of the winner; None without gold of a class."""
+    return {
+        part: {
+            name: None if np.isnan(value) else round(float(value), 5)
+            for name, value in zip(names, iou(counts.sum(0)[0]), strict=True)
+        }
+        for part, counts in (("default", half.default), ("winner", half.winner))
+    }
 
 
 def verdict(same: bool, holdout: Mapping[str, Any] | None, objectives: tuple[Objective, ...]) -> tuple[str, str]:

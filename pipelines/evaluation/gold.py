@@ -50,7 +50,14 @@ class Gold:
     def digest(self) -> str:
         """sha256, hex, of what was judged by: the masks that were read so far, and what their ids mean. Numbers can be
         compared where it is equal."""
-        told = [sorted(self._read.items()), self.classes.digest, self.ignore]
+        return self._digest(self._read)
+
+    def digest_of(self, assets: Iterable[str]) -> str:
+        """The same of some assets, whose masks were read."""
+        return self._digest({name for name in map(self.name_of, assets) if name is not None})
+
+    def _digest(self, names: Iterable[str]) -> str:
+        told = [sorted((name, self._read[name]) for name in names), self.classes.digest, self.ignore]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

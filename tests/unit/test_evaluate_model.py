@@ -172,15 +172,15 @@ def test_a_registered_student_is_evaluated_and_mlflow_is_told(
 ) -> None:
     from mlflow import MlflowClient
 
-    from pipelines.tracking import Tracker
+    from pipelines.tracking import Tracker, experiment_name
 
     monkeypatch.setenv("MASKSTREAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'tracking.db'}")
     monkeypatch.chdir(tmp_path)
-    onnx.save(identity(), tmp_path / "student.onnx")
-    with Tracker("students", "training", str(output), str(output)) as tracker:
-        example = np.zeros((1, 3, 64, 64), np.float32)
-        tracker.model(output / "student", tmp_path / "student.onnx", example, "small", "a student")
+    shutil.copytree(output / "student", tmp_path / "student")
+    onnx.save(identity(), tmp_path / "student" / "student.onnx")
+    with Tracker("students", "training", str(output), str(tmp_path)) as tracker:
+        tracker.model(str(tmp_path / "student"), 64, "small", "a student")
     client = MlflowClient()
     client.set_registered_model_alias("small", "champion", "1")
 
@@ -190,7 +190,7 @@ def test_a_registered_student_is_evaluated_and_mlflow_is_told(
     found = json.loads(printed.out.strip().splitlines()[-1])
     assert found["miou"] == run(capsys, "--model", output, *flags(gold))[1]["miou"]
     assert Path(found["page"]).is_relative_to(tmp_path / "out")
-    experiment = client.get_experiment_by_name(str(gold / "masks"))
+    experiment = client.get_experiment_by_name(experiment_name(str(gold / "masks")))
     assert experiment is not None
     (logged,) = client.search_runs([experiment.experiment_id])
     assert logged.data.metrics["miou"] == pytest.approx(found["miou"])
