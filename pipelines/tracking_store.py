@@ -15,7 +15,7 @@ from pipelines.tracking_names import SQLITE, batches, flatten, metric_name
 
 #: MLflow's own defaults retry for minutes. A server that does not answer within seconds is treated as absent.
 ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",

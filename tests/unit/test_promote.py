@@ -1,6 +1,7 @@
 """Promotions on a real registry: the better one is promoted, the worse refused with the reason, and rolled back."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from small_student import CLASSES, WIDTH, write_gold, write_student
 
 from models.decide.config import DecideConfig
-from models.students.card import load_card
+from models.students.card import load_card, load_student, save_student
 from models.students.onnx import export_onnx
 from pipelines import evaluate
 from pipelines.classes import ClassSet
@@ -25,8 +26,8 @@ from tuning import promote
 from tuning.promotion.gate import Judged, PromotionGate, Side, verdict
 
 NAMES = ",".join(entry["name"] for entry in CLASSES[1:])
-#: Steps of training; a few make a bad student.
-STUDENTS = {"good": 40, "better": 60, "bad": 3}
+#: Seed, and how much noise is added to the weights of one trained student.
+STUDENTS = {"good": (40, 0.0), "better": (60, 0.001), "bad": (3, 0.5)}
 
 
 def judged(metric: float | None, **classes: float | None) -> Judged:
@@ -68,20 +69,27 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("MASKSTREAM_CACHE", str(root / "cache"))
         write_gold(root / "gold", 4)
         write_gold(root / "other", 2, seed=5)
-        ids = {name: train(root, name, steps) for name, steps in STUDENTS.items()}
+        write_student(root / "first", 40)
+        export_onnx(_built(root / "first"), root / "first" / "student" / "student.onnx", WIDTH)
+        ids = {name: train(root, name, *how) for name, how in STUDENTS.items()}
         (root / "runs.json").write_text(json.dumps(ids))
         yield root
 
 
-def train(root: Path, name: str, steps: int) -> str:
+def train(root: Path, name: str, seed: int, noise: float) -> str:
     """A student, and its training as train_student.py logs it; evaluated by evaluate.py. Returns the MLflow run."""
-    output = write_student(root / name, steps)
-    export_onnx(_built(output), output / "student" / "student.onnx", WIDTH)
+    output = Path(shutil.copytree(root / "first", root / name))
+    student = _built(output)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight += noise * weight.abs().mean() * torch.randn(weight.shape, generator=generator)
+    save_student(output / "student", student, load_card(output / "student"))
     with Tracker("shapes", name, str(output), str(output), say=lambda text: None, system=False) as tracker:
-        tracker.params({"seed": steps, "output": str(output), "optim": {"steps": 40}})
+        tracker.params({"seed": seed, "output": str(output), "optim": {"steps": 40}})
         tracker.tags({"job": "train_student", "output": str(output), "validation_digest": name})
         tracker.tags({"student_digest": student_digest(output / "student")})
-        tracker.metrics({"miou": steps / 100, "iou": {"cat": 0.5}})
+        tracker.metrics({"miou": seed / 100, "iou": {"cat": 0.5}})
         tracker.model(str(output / "student"), WIDTH, None, "")
     assert tracker.failure is None and tracker.run_id
     assert evaluate.main(["--model", str(output), *gold(root / ("other" if name == "bad" else "gold"))]) == 0
@@ -93,9 +101,7 @@ def gold(folder: Path) -> list[str]:
     return [*told, "--device", "cpu", "--page_images", "0"]
 
 
-def _built(output: Path) -> torch.nn.Module:
-    from models.students.card import load_student
-
+def _built(output: Path) -> Any:
     return load_student(output / "student")[0].eval()
 
 
