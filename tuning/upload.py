@@ -12,6 +12,7 @@ cannot be used, and everything stays as it was; 2 bad usage.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from pydantic import Field
 from pipelines import storage
 from pipelines.config import Section, TrackingConfig, UsageError, parse
 from pipelines.flow.progress import say
+
+PATIENCE_S = "60"
 
 
 class UploadConfig(Section):
@@ -43,6 +46,8 @@ def upload(config: UploadConfig) -> dict[str, Any]:
     if not storage.exists(output):
         raise UsageError(f"--output: there is nothing at {output}")
     uri = choose_store(config.tracking.uri, output)[0]
+    # Nothing else waits for this, so a slow server is given its time.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", PATIENCE_S)
     uploaded = {}
     for number, address in enumerate(list(tracking_pending.find(output)), 1):
         uploaded[address], refused = tracking_pending.upload(address, uri)
