@@ -56,6 +56,7 @@ class Server:
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(20)
+            self.process = None
 
     def status(self, path: str, password: str | None = None) -> int:
         """HTTP status of a page, 0 where nobody answers."""
