@@ -156,6 +156,8 @@ def _track(training: "Training", tracker: Tracker, student: "Student", folder: P
     if config.labels is not None:
         labels = storage.join(storage.absolute(config.labels), "labels")
         tracker.snapshot(labels, training.prepared.snapshot, f"labels in {config.labels}", "training")
+    if training.part:  # whose whole logs the one model that is worth it
+        return
     side = min(config.data.size_px, 128)
     example = np.zeros((1, 3, side, side), np.float32)
     tracker.model(folder, folder / "student.onnx", example, config.register_model, json.dumps(summary["per_class_iou"]))
