@@ -240,6 +240,10 @@ class Tracker:
         for run in runs:
             self._put(partial(self._log_child, run))
 
+    def amend(self, run_id: str, tags: Mapping[str, object]) -> None:
+        """Add tags to a run within this one that is over, and end it where it was stopped before it could do so."""
+        self._put(partial(self._amend, run_id, tags))
+
     # Below: only in the thread.
 
     def _put(self, job: Callable[[], None]) -> None:
@@ -338,6 +342,14 @@ class Tracker:
         tags_told = [RunTag(name, value) for name, value in tags.items()]
         self._client.log_batch(run_id, metrics=metrics[:_BATCH], params=params[:_BATCH], tags=tags_told)
         self._client.set_terminated(run_id)
+
+    def _amend(self, run_id: str, tags: Mapping[str, object]) -> None:
+        from mlflow.entities import RunTag
+
+        told = [RunTag(metric_name(name), str(value)) for name, value in tags.items()]
+        self._client.log_batch(run_id, tags=told[:_BATCH])
+        if self._client.get_run(run_id).info.status != "FINISHED":
+            self._client.set_terminated(run_id)
 
     def _log_snapshot(self, url: str, version: int, name: str, context: str) -> None:
         from mlflow.data.delta_dataset_source import DeltaDatasetSource

@@ -29,7 +29,7 @@ def build_space(
     parts = frozenset().union(*(one.parts for one in objectives))
     blind = frozenset.intersection(*(one.blind_to for one in objectives))
 
-    def idle(setting: Setting) -> str:
+    def idle(setting: Setting, base: DecideConfig) -> str:
         needs = setting.hints.get("needs")
         if setting.hints["part"] not in parts or setting.name in blind:
             return "the objective does not depend on it"

@@ -88,8 +88,9 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
 
     Raises ValueError for values that do not go together.
     """
-    now = {path: value_at(config, setting.name) for path, setting in settings(type(config)).items()}
-    found: Config = build(type(config), {**now, **{tuple(name.split(".")): value for name, value in values.items()}})
+    kind: Any = type(config)
+    now = {path: value_at(config, setting.name) for path, setting in settings(kind).items()}
+    found: Config = build(kind, {**now, **{tuple(name.split(".")): value for name, value in values.items()}})
     return found
 
 
@@ -97,11 +98,11 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
 class Offer:
     """What a search makes of a config's fields.
 
-    idle: why a field changes nothing here, or "". by_itself: whether it is searched where nobody names it. see: where
-    a person finds the fields.
+    idle: why a field changes nothing beside the base's other settings, or "". by_itself: whether it is searched where
+    nobody names it. see: where a person finds the fields.
     """
 
-    idle: Callable[[Setting], str]
+    idle: Callable[[Setting, Any], str]
     by_itself: Callable[[Setting], bool]
     see: str
 
@@ -111,7 +112,8 @@ def restricted_space(base: Config, offer: Offer, restriction: Mapping[str, Any],
 
     Raises UsageError for a field that is not there or cannot be searched, and for a range outside the field's own.
     """
-    known = settings(type(base))
+    kind: Any = type(base)
+    known = settings(kind)
     told = _checked(restriction, known, offer.see, origin)
     base = changed(base, {name: _parse(known, name, value, origin) for name, value in told["fixed"].items()})
     named = set(told["fields"]) | set(told["ranges"])
@@ -121,7 +123,7 @@ def restricted_space(base: Config, offer: Offer, restriction: Mapping[str, Any],
         if name in told["fixed"] or (told["fields"] and name not in named):
             continue
         dimension = _dimension(setting, told["ranges"].get(name), origin)
-        reason = offer.idle(setting) or ("" if dimension else _unsearchable(setting))
+        reason = offer.idle(setting, base) or ("" if dimension else _unsearchable(setting))
         if name in named and reason:
             raise UsageError(f"{origin}: {name} is not for this search: {reason}")
         if dimension is not None and not reason and (name in named or offer.by_itself(setting)):

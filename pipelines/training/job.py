@@ -312,7 +312,9 @@ class Listener:
         self._tracker.keep(event["history"])
         for point in event["history"]:
             if "validation/miou" in point:
-                self._hand_on(point["step"], {k.removeprefix("validation/"): v for k, v in point.items() if k != "step"})
+                self._hand_on(
+                    point["step"], {k.removeprefix("validation/"): v for k, v in point.items() if k != "step"}
+                )
         if self._tracker.run_id and self._tracker.run_id != self._training.record.mlflow_run_id:
             self._remember_mlflow()
 

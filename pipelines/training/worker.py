@@ -28,8 +28,8 @@ WARM_STEPS = 10
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker needs. epoch_images: labeled images of an epoch. threads: of torch. monitor: an actor handle. start:
-    folder of the state to begin with, "" for a new student."""
+    """What a worker needs. epoch_images: labeled images of an epoch. threads: of torch. monitor: an actor handle.
+    start: folder of the state to begin with, "" for a new student."""
 
     config: TrainConfig
     shape: Shape
