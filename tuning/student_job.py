@@ -15,6 +15,7 @@ from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.tracking import Tracker
 from pipelines.training import record
 from pipelines.training.config import TrainConfig
+from pipelines.training.finish import doubts
 from pipelines.training.job import CHECKPOINTS, check
 from pipelines.training.layout import layout, shape
 from pipelines.training.sources import Prepared
@@ -239,6 +240,8 @@ def _tell(result: Mapping[str, Any], folder: Path) -> None:
     )
     for line in _lines(result):
         say(line)
+    for remark in doubts(_read(Path(result["student"]).parent / record.SUMMARY)):
+        say(f"doubt    {remark}")
     say(f"settings {folder / YAML}")
     say(f"student  {result['student']}")
 

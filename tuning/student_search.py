@@ -146,10 +146,8 @@ class Search:
         np.random.seed(config.seed)
         points = first_points(self.space, config.trials, config.seed)
         watch = self._watch(0, lambda: None)
-        planned = tune.TuneConfig(
-            scheduler=population(self.space, config.validate_every_steps),
-            max_concurrent_trials=self.common.share.concurrent,
-        )
+        # No limit of trials at once: a paused one would count.
+        planned = tune.TuneConfig(scheduler=population(self.space, config.validate_every_steps))
         names = [f"trial-{number}" for number in range(config.trials)]
         params = {
             "name": tune.grid_search(names),
@@ -164,7 +162,8 @@ class Search:
 
     def _fit(self, planned: tune.TuneConfig, watch: StudentWatch, params: dict[str, Any]) -> tune.ResultGrid:
         trainable = tune.with_resources(
-            tune.with_parameters(train_trial, common=self.common), tune.PlacementGroupFactory([_beside_the_driver()])
+            tune.with_parameters(train_trial, common=self.common),
+            tune.PlacementGroupFactory([_beside_the_driver(self.common.share.concurrent)]),
         )
         memory = self.folder / "tune"
         run_config = tune.RunConfig(
@@ -231,11 +230,13 @@ def _domain(one: Dimension) -> Any:
     return tune.loguniform(one.low, one.high) if one.log else tune.uniform(one.low, one.high)
 
 
-def _beside_the_driver() -> dict[str, float]:
-    """A trial's own process writes where the driver does: into the output, and into MLflow's sqlite file."""
-    node = f"node:{ray.util.get_node_ip_address()}"
-    here = {node: 0.001} if node in ray.cluster_resources() else {}
-    return {"CPU": OWN_CPUS, **here}
+def _beside_the_driver(concurrent: int) -> dict[str, float]:
+    """What a trial's own process asks for. It writes where the driver does, into the output and into MLflow's sqlite
+    file, so it runs on the driver's machine (the head, for a driver outside of the cluster), and takes so much of it
+    that no more fit than are to run at once."""
+    here = f"node:{ray.util.get_node_ip_address()}"
+    node = here if here in ray.cluster_resources() else "node:__internal_head__"
+    return {"CPU": OWN_CPUS, node: int(10_000 / concurrent) / 10_000}
 
 
 def tried_in(study: optuna.Study) -> list[Tried]:

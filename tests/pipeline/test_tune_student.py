@@ -31,6 +31,7 @@ def command(data: Path, folder: Path) -> list[str]:
 def kill_a_worker(process: "subprocess.Popen[str]", trial: Path) -> None:
     """Once this trial has a checkpoint."""
     assert wait_until(lambda: process.poll() is not None or any(trial.glob("checkpoints/step-*")), TIMEOUT_S, 0.02)
+    assert process.poll() is None, f"the search ended before a checkpoint: {process.communicate()[1][-3000:]}"
     family = psutil.Process(process.pid).children(recursive=True)
     victims = [child for child in family if "TrainWorker" in " ".join(child.cmdline())]
     assert victims, "no training worker is running"
