@@ -11,8 +11,10 @@ from pipelines.tracking import Tracker
 def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str, bytes]) -> None:
     """Log a finished run: config, digests, numbers, the report, sample overlays and the published snapshot."""
     settings = run.config.tracking
-    name, parent = settings.experiment or run.config.corpus, settings.parent
-    with Tracker(name, run.run_id, run.output, run.folder, uri=settings.uri, parent=parent, say=say) as tracker:
+    name = settings.experiment or run.config.corpus
+    with Tracker(
+        name, run.run_id, run.output, run.folder, uri=settings.uri, parent=settings.parent, say=say
+    ) as tracker:
         tracker.params(run.config.model_dump(mode="json"))
         tracker.tags(
             {
