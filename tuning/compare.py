@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Also when it is run as a script, from anywhere.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,26 +34,32 @@ from tuning.comparison.config import CompareConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = with_runs(list(sys.argv[1:] if argv is None else argv))
-    config = parse(CompareConfig, arguments, prog="compare.py", description=__doc__ or "")
     stop_on_signals()
     keep_stdout_for_results()
+    try:
+        code, summary = run(list(sys.argv[1:] if argv is None else argv))
+    except Interrupted as error:
+        say(f"stopped by {error}: nothing was written")
+        return error.exit_code
+    if summary is not None:
+        print(json.dumps(summary, ensure_ascii=False), flush=True)
+    return code
+
+
+def run(argv: list[str]) -> tuple[int, dict[str, Any] | None]:
+    """(exit code, what the last line of stdout says)."""
+    config = parse(CompareConfig, with_runs(argv), prog="compare.py", description=__doc__ or "")
     # Everything heavy is imported after the config is known to be good, so that --help and errors are quick.
     from tuning.comparison.job import compare
 
     try:
-        summary = compare(config)
+        return 0, compare(config)
     except UsageError as error:
         say(f"error: {error}")
-        return EXIT_USAGE
+        return EXIT_USAGE, None
     except (ValueError, OSError) as error:
         say(f"error: {error}")
-        return EXIT_FAILED
-    except Interrupted as error:
-        say(f"stopped by {error}: nothing was written")
-        return error.exit_code
-    print(json.dumps(summary, ensure_ascii=False), flush=True)
-    return 0
+        return EXIT_FAILED, None
 
 
 def with_runs(arguments: list[str]) -> list[str]:

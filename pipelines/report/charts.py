@@ -71,8 +71,10 @@ def histogram(bins: npt.NDArray[np.int64]) -> list[Column]:
 
 
 #: The plotting area of a line chart in its viewBox, px: left, top, right, bottom; around it is room for ticks.
-FRAME = (46.0, 8.0, 412.0, 212.0)
-TICKS = 5
+FRAME = (46.0, 22.0, 412.0, 212.0)
+X_TICKS = 5
+#: Distances between ticks of the y axis, of which the smallest is taken that needs no more than MOST_Y_TICKS.
+Y_STEPS, MOST_Y_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2), 5
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,10 @@ class LineChart:
 Curve = tuple[str, str, Sequence[float], Sequence[float], tuple[float, float] | None]
 
 
-def line_chart(curves: Sequence[Curve], y_low: float | None = None) -> LineChart | None:
+def line_chart(curves: Sequence[Curve]) -> LineChart | None:
     """Curves of (name, colour, x, y, marked point or None), all in 0..1, over x 0..1; None where there is no point.
 
-    y_low: where the y axis begins; default: just below the lowest point, so that small differences are seen.
+    The y axis ends at 1 and begins just below the lowest point, so that small differences are seen.
     """
     known = [
         [(x, y) for x, y in zip(xs, ys, strict=True) if np.isfinite(x) and np.isfinite(y)] for _, _, xs, ys, _ in curves
@@ -108,7 +110,8 @@ def line_chart(curves: Sequence[Curve], y_low: float | None = None) -> LineChart
     lowest = min((y for points in known for _, y in points), default=None)
     if lowest is None:
         return None
-    low = min(0.95, float(np.floor(lowest * 20) / 20)) if y_low is None else y_low
+    step = next((one for one in Y_STEPS if (1 - lowest) / one <= MOST_Y_TICKS), Y_STEPS[-1])
+    low = 1 - step * max(1, int(np.ceil((1 - lowest) / step - 1e-9)))
     left, top, right, bottom = FRAME
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -125,6 +128,6 @@ def line_chart(curves: Sequence[Curve], y_low: float | None = None) -> LineChart
     ]
     return LineChart(
         lines,
-        [(place(x, low)[0], float(x)) for x in np.linspace(0, 1, TICKS)],
-        [(place(0, y)[1], float(y)) for y in np.linspace(low, 1, TICKS)],
+        [(place(x, low)[0], float(x)) for x in np.linspace(0, 1, X_TICKS)],
+        [(place(0, y)[1], float(y)) for y in np.linspace(low, 1, 1 + round((1 - low) / step))],
     )

@@ -16,7 +16,7 @@ from tuning.comparison.settings import Difference
 
 #: Of the groups, by their number; they come again after the last.
 GROUP_COLORS = tuple(layers.SOURCE_COLORS[n] for n in (7, 4, 2, 5, 6, 1, 8, 9))
-MAX_CLASS_ROWS, MAX_MOVES, MAX_NAMES = 40, 12, 20
+MAX_CLASS_ROWS, MAX_MOVES, MAX_NAMES = 24, 12, 20
 INVITATION = "Point at a pixel to see what each side says of it."
 
 
@@ -100,6 +100,7 @@ def build_page(result: Result, config: str) -> str:
         intervals=result.interval_words(),
         class_title=class_title,
         class_rows=_class_rows(class_rows[:MAX_CLASS_ROWS]),
+        has_spread=any(len(group.members) > 1 for group in result.groups),
         class_more=max(0, len(class_rows) - MAX_CLASS_ROWS),
         curve=trade_off(result),
         curve_of_gold=bool(pixels and pixels.judges),
@@ -205,7 +206,7 @@ def trade_off(result: Result) -> LineChart | None:
             elif pixels and not pixels.judges and n in pixels.surveys:
                 levels = [level / 255 for level in range(256)]
                 curves.append((name, color, levels, pixels.surveys[n].coverage().tolist(), None))
-    return line_chart(curves, None if pixels and pixels.judges else 0.0)
+    return line_chart(curves)
 
 
 def _flow(result: Result, number_: int) -> FlowView:

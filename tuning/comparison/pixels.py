@@ -41,7 +41,6 @@ class Pixels:
     surveys: dict[int, Survey] = field(default_factory=dict)
     alone: dict[int, list[str]] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ class Reader:
 
     def plan(self, gold: Gold | None) -> Work:
         """Which images are opened. Raises UsageError where the sides have none in common."""
-        shared: set[str] = set.intersection(*[set(found) for found in self.keys.values()]) if self.keys else set()
+        have: list[set[str]] = [set(found) for found in self.keys.values()]
+        shared = set.intersection(*have) if have else set()
         if self.keys and not shared:
             raise UsageError(f"{' and '.join(self.sides[n].reference for n in self.keys)} have no image in common")
         masks = _masks(gold, shared) if gold else {}
@@ -169,41 +169,40 @@ def _list_photographs(images: str) -> dict[str, str]:
     return found
 
 
-def count(config: CompareConfig, sides: Sequence[Side], shown: Sequence[int]) -> Pixels | None:
-    """Everything that only pixels tell; None where no side has any. shown: numbers of the sides that are wanted on the
-    page. Raises UsageError, and ValueError for sizes that differ from the gold's."""
+def count(config: CompareConfig, sides: Sequence[Side], shown: Sequence[int]) -> tuple[Pixels | None, list[str]]:
+    """(everything that only pixels tell, None where no side has any; what a person should know of it). shown: numbers
+    of the sides that are wanted on the page. Raises UsageError, and ValueError for sizes that differ from the gold's.
+    """
     reader = Reader(config, sides)
     gold = reader.open_gold()
     if reader.common is None:
-        return None
+        return None, reader.notes
     common = reader.common
     shown = tuple(n for n in shown if n in reader.numbers)[:MAX_SHOWN]
     matching = match(gold.classes, common.classes, gold.ignore) if gold else None
     names = [sides[n].name for n in shown]
     differing = Differing(common, names, matching, config.page_images) if len(shown) > 1 else None
-    pixels = Pixels(common, shown, matching, gold, [], differing, notes=reader.notes)
+    pixels = Pixels(common, shown, matching, gold, [], differing)
     pixels.flows = [Flow(len(common.names)) for _ in shown[1:]]
     if matching is not None:
         judged = {n: Judge(matching.names, sides[n].snapshot is not None) for n in reader.numbers}
         pixels.judges = judged
     if len(reader.numbers) < 2 and gold is None:
         _survey(pixels, sides, frozenset())
-        return pixels
+        return pixels, reader.notes
     work = reader.plan(gold)
-    _tell(work, reader)
+    _tell(work)
     _alone(pixels, reader)
     _survey(pixels, sides, work.unchanged)
     _walk(pixels, reader, work)
     if gold is not None and not any(judge.by_image != [] for judge in pixels.judges.values()):
         raise UsageError("--gold.uri: none of the gold masks belongs to an image that all sides have")
-    return pixels
+    return pixels, reader.notes
 
 
-def _tell(work: Work, reader: Reader) -> None:
+def _tell(work: Work) -> None:
     looked = f"{len(work.items):,} of {work.shared:,} images that all have are opened"
     say(f"compare: {looked}" + ("; the labels of the others are the same" if work.unchanged else ""))
-    for note in reader.notes:
-        say(f"compare: {note}")
 
 
 def _alone(pixels: Pixels, reader: Reader) -> None:

@@ -1,7 +1,7 @@
 """A whole comparison as plain values: for the page, the terminal and the JSON file."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuning.comparison.config import CompareConfig
@@ -28,14 +28,14 @@ class Result:
     pixels: Pixels | None
     tables: Sequence[Table]
     per_class: tuple[str, list[Row]]
-    intervals: dict[int, tuple[float, float]] = field(default_factory=dict)
+    intervals: dict[int, tuple[float, float]]
+    remarks: Sequence[str]
 
     def notes(self, most: int) -> list[str]:
         """What a person should know of what was left out."""
-        pixels = self.pixels
+        pixels, told = self.pixels, list(self.remarks)
         if pixels is None:
-            return []
-        told = list(pixels.notes)
+            return told
         for n, assets in pixels.alone.items():
             if assets:
                 told.append(f"{len(assets):,} images only in {self.sides[n].name}: {_some(assets, most)}")
@@ -101,7 +101,7 @@ def make(config: CompareConfig, sides: Sequence[Side]) -> Result:
     together = groups(sides)
     settings, elsewhere = differences(sides)
     first_of = [group.members[0] for group in together]
-    pixels = count(config, sides, first_of if len(together) > 1 else together[0].members)
+    pixels, remarks = count(config, sides, first_of if len(together) > 1 else together[0].members)
     first = sides[0].snapshot
     changes = [] if first is None else [
         (side.name, told) for side in sides[1:]
@@ -117,6 +117,7 @@ def make(config: CompareConfig, sides: Sequence[Side]) -> Result:
         tables(sides, together, pixels),
         per_class(sides, together, pixels),
         _intervals(together, pixels),
+        remarks,
     )
 
 

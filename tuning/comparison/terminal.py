@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tuning.comparison.numbers import spread
+from tuning.comparison.numbers import Row, spread
 from tuning.comparison.page import title
 from tuning.comparison.result import Result
 
@@ -19,7 +19,7 @@ def describe(result: Result, rows: int) -> str:
     parts += [f"classes of {name}: {'; '.join(changes)}" for name, changes in result.class_changes]
     for table in result.tables:
         cells = [[row.name, *(_cell(row, n) for n in range(len(names)))] for row in table.rows]
-        parts += _block([table.title, *names], cells, len(cells))
+        parts += ["", table.title, *_block(["", *names], cells, len(cells))[1:]]
     parts += result.interval_words()
     what, classes = result.per_class
     cells = [[row.name, *(_cell(row, n) for n in range(len(names)))] for row in classes]
@@ -34,13 +34,10 @@ def _values(result: Result, values: Sequence[str | None]) -> list[str]:
     return [", ".join(dict.fromkeys(values[n] or "-" for n in group.members)) for group in result.groups]
 
 
-def _cell(row: object, number: int) -> str:
-    from tuning.comparison.numbers import Row
-
-    assert isinstance(row, Row)
-    gain = row.gain(number)
-    mark = {"better": " better", "worse": " worse"}.get(row.verdict(number), "")
-    return spread(row.cells[number]) + (
+def _cell(row: Row, group: int) -> str:
+    gain = row.gain(group)
+    mark = {"better": " better", "worse": " worse"}.get(row.verdict(group), "")
+    return spread(row.cells[group]) + (
         "" if not gain else f" ({gain:+.4f}{mark})" if abs(gain) < 10 else f" ({gain:+,.0f})"
     )
 
