@@ -59,21 +59,25 @@ class Row:
 
     def clear(self, group: int) -> bool:
         """Whether that is more than seeds differ by: Welch's t-test at 5 % where both groups have several runs (B. L.
-        Welch, Biometrika, 1947), two standard deviations where one has. Single runs have nothing to be measured by."""
+        Welch, Biometrika, 1947), two standard deviations where one has. Of single runs nobody knows."""
         first, other, gain = self.cells[0], self.cells[group], self.gain(group)
         if first is None or other is None or not gain:
             return False
         spreads = [cell.sd for cell in (first, other) if cell.sd is not None]
+        if not spreads:
+            return False
         if len(spreads) < 2 or not any(spreads):
-            return abs(gain) > 2 * max(spreads, default=0.0)
+            return abs(gain) > 2 * max(spreads)
         return bool(stats.ttest_ind(first.values, other.values, equal_var=False).pvalue < LEVEL)
+
+    def direction(self, group: int) -> int:
+        """1 where a group's number is the better one, -1 where it is the worse one, by however little."""
+        gain = self.gain(group) or 0.0
+        return self.better * (1 if gain > 0 else -1 if gain < 0 else 0)
 
     def verdict(self, group: int) -> str:
         """better, worse, or "" where that cannot be said."""
-        gain = self.gain(group)
-        if not gain or not self.better or not self.clear(group):
-            return ""
-        return "better" if gain * self.better > 0 else "worse"
+        return {1: "better", -1: "worse"}.get(self.direction(group), "") if self.clear(group) else ""
 
 
 @dataclass(frozen=True)

@@ -164,12 +164,13 @@ def _table(table: Table) -> tuple[str, list[tuple[str, list[Cell]]]]:
 def _cell(row: Row, group: int) -> Cell:
     cell, gain = row.cells[group], row.gain(group)
     runs = "" if cell is None or cell.sd is None else "runs: " + ", ".join(map(number, cell.values))
-    told = "" if gain is None or gain == 0 else _signed(gain)
+    arrow = {1: "▲", -1: "▼"}.get(row.direction(group), "")
+    told = "" if gain is None or gain == 0 else arrow + _signed(gain)
     return Cell(spread(cell), runs, told, row.verdict(group))
 
 
 def _signed(value: float) -> str:
-    return ("+" if value > 0 else "−") + number(abs(value))
+    return "0" if value == 0 else ("+" if value > 0 else "−") + number(abs(value))
 
 
 def _class_rows(rows: Sequence[Row]) -> list[tuple[str, list[ClassBar | None], str]]:
