@@ -87,7 +87,7 @@ def build_page(result: Result, config: str) -> str:
         title=title(result),
         config=config,
         cards=[(card, False) for card in cards],
-        images=pixels.flows[0].images if pixels and pixels.flows else 0,
+        images=_candidates(result),
         names={entry.id: entry.name for entry in shown},
         colors={entry.id: to_hex(colors[entry.id]) for entry in shown},
         classes=[entry for entry in shown if entry.id in present],
@@ -110,6 +110,14 @@ def build_page(result: Result, config: str) -> str:
         notes=result.notes(MAX_NAMES),
         sides=[result.sides[n].name for n in pixels.shown] if pixels else [],
     )
+
+
+def _candidates(result: Result) -> int:
+    """Images that the page could show: those that were compared, with gold those that were judged."""
+    pixels = result.pixels
+    if pixels is None or not pixels.flows:
+        return 0
+    return max((judge.score.images for judge in pixels.judges.values()), default=pixels.flows[0].images)
 
 
 def title(result: Result) -> str:
