@@ -136,7 +136,7 @@ def test_students_on_masks_and_on_photographs_alone(tmp_path: Path, capsys: pyte
     code, result, err = run(capsys, *runs, *flags)
     assert code == 0, err
     numbers = told(result)
-    assert [len(group["runs"]) for group in result["groups"]] == [3]
+    assert [(group["name"], len(group["runs"])) for group in result["groups"]] == [("runs (3 seeds)", 3)]
     assert numbers["settings"] == {"seed": ["0", "1", "2"]} and set(numbers["elsewhere"]) == {"output"}
     (miou,) = numbers["tables"][next(iter(numbers["tables"]))]["mIoU"]
     assert len(miou["values"]) == 3

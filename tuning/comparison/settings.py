@@ -88,14 +88,16 @@ def groups(sides: Sequence[Side]) -> list[Group]:
         place.members.append(number)
         place.seeds.add(str(seed))
     together = sorted(one.members for places in found.values() for one in places)
-    return [Group(_group_name([sides[n].name for n in members]), tuple(members)) for members in together]
+    return [Group(_group_name([sides[n] for n in members]), tuple(members)) for members in together]
 
 
 def _without_seed(settings: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     return frozenset((name, value) for name, value in settings.items() if name != "seed" and _matters(name))
 
 
-def _group_name(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    return f"{common_start(names) or names[0]} ({len(names)} seeds)"
+def _group_name(sides: Sequence[Side]) -> str:
+    """What their names, or else their addresses, begin with alike."""
+    if len(sides) == 1:
+        return sides[0].name
+    folder = common_start([side.reference for side in sides]).rpartition("/")[2]
+    return f"{common_start([side.name for side in sides]) or folder or sides[0].name} ({len(sides)} seeds)"
