@@ -207,9 +207,9 @@ def _tell(work: Work) -> None:
 
 def _alone(pixels: Pixels, reader: Reader) -> None:
     for n, assets in reader.keys.items():
-        others: list[set[str]] = [set(found) for m, found in reader.keys.items() if m != n]
+        others = [found for m, found in reader.keys.items() if m != n]
         if others:
-            pixels.alone[n] = sorted(set(assets) - set.intersection(*others))
+            pixels.alone[n] = sorted(asset for asset in assets if any(asset not in found for found in others))
 
 
 def _survey(pixels: Pixels, sides: Sequence[Side], unchanged: frozenset[str]) -> None:
