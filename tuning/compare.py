@@ -12,8 +12,8 @@ other. The first one named is what the others are measured against. With --gold.
 images; without it, the newest stored evaluation that they have in common is shown. Labels are streamed, and only images
 whose label changed are opened.
 
-The last line on stdout is one JSON object: `page`, `groups`, `settings` (that differ), `images`, `changed_pixels`,
-`metrics`. Exit codes: 0 compared; 1 failed; 2 bad usage; 130 and 143 stopped by SIGINT and SIGTERM.
+The last line on stdout is one JSON object: `page`, `numbers` (a JSON file), `groups`, `settings`, `images`,
+`changed_pixels`, `metrics`. Exit codes: 0 compared; 1 failed; 2 bad usage; 130 and 143 stopped by a signal.
 """
 
 import json
