@@ -110,6 +110,43 @@ class Calibration:
 
 
 @dataclass
+class TradeOff:
+    """How right what is kept is, for every confidence threshold. Mergeable counts by level 0..255 of confidence, int64.
+
+    Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017.
+    """
+
+    pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    right: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+
+    def update(self, levels: npt.NDArray[np.uint8], right: npt.NDArray[np.bool_]) -> None:
+        """Add judged pixels: confidence 0..255 and whether the label is right there, arrays of one shape."""
+        self.pixels += np.bincount(levels.reshape(-1), minlength=256)
+        self.right += np.bincount(levels[right].reshape(-1), minlength=256)
+
+    def merge(self, other: "TradeOff") -> "TradeOff":
+        """Add another part's counts to this one, and return it."""
+        self.pixels += other.pixels
+        self.right += other.right
+        return self
+
+    def coverage(self) -> npt.NDArray[np.float64]:
+        """Share of the pixels whose confidence is at least each level, float64 [256], falling; NaN for no pixels."""
+        return coverage_by_level(self.pixels)
+
+    def precision(self) -> npt.NDArray[np.float64]:
+        """Share of those that are right, float64 [256]; NaN where there are none."""
+        kept = np.cumsum(self.pixels[::-1])[::-1]
+        return np.where(kept > 0, np.cumsum(self.right[::-1])[::-1] / np.maximum(kept, 1), np.nan)
+
+
+def coverage_by_level(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Share of pixels whose confidence is at least each level, from counts by level; NaN for no pixels."""
+    total = pixels.sum()
+    return np.cumsum(pixels[::-1])[::-1] / total if total else np.full(len(pixels), np.nan)
+
+
+@dataclass
 class KeptShare:
     """How much of each gold class a confidence policy keeps. Mergeable counts, int64 [num_classes]."""
 

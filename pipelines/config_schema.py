@@ -1,7 +1,8 @@
 """The settings of a config tree, whether its sections are pydantic models or plain dataclasses.
 
 A dataclass field says in its metadata what it means and where it may go: {"help": text, "range": (low, high)}, both
-ends included, either may be None; a range holds for every number of a tuple.
+ends included, either may be None; a range holds for every number of a tuple. What a search wants to know stands there
+too (`Setting.hints`); a pydantic field has it in `json_schema_extra`.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Any, Literal, Union
 
@@ -22,7 +23,7 @@ MISSING = dataclasses.MISSING
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One value of the tree. default: MISSING where one must be given."""
+    """One value of the tree. default: MISSING where one must be given. hints: what else stands beside the field."""
 
     path: Path
     annotation: Any
@@ -30,6 +31,7 @@ class Setting:
     help: str
     low: float | None = None
     high: float | None = None
+    hints: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -41,7 +43,7 @@ class Setting:
 
     def parse_text(self, text: str) -> Any:
         """The value that a flag or environment variable spells. Raises ValueError with the reason."""
-        optional = type(None) in self._kinds
+        optional = type(None) in self.kinds
         if text.strip().lower() in ("none", "null") and optional and not self._is_list:
             return None
         return self.parse(text)
@@ -50,7 +52,7 @@ class Setting:
         """The value as the setting's type, in its range. Raises ValueError with the reason."""
         if isinstance(value, str) and self._is_list:
             value = _split(value)
-        if isinstance(value, bool) and not {bool, Any} & set(self._kinds):
+        if isinstance(value, bool) and not {bool, Any} & set(self.kinds):
             raise ValueError(f"{value} is not {self.kind}")  # pydantic would take it for the number 1 or 0
         try:
             parsed = self._adapter.validate_python(value)
@@ -79,12 +81,13 @@ class Setting:
         return f"at most {_shown(self.high)}" if self.high is not None else ""
 
     @property
-    def _kinds(self) -> tuple[Any, ...]:
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that a value may have, without what is annotated to them."""
         return _alternatives(self.annotation)
 
     @property
     def _is_list(self) -> bool:
-        return str not in self._kinds and any(typing.get_origin(kind) in (tuple, list) for kind in self._kinds)
+        return str not in self.kinds and any(typing.get_origin(kind) in (tuple, list) for kind in self.kinds)
 
     @property
     def is_flag(self) -> bool:
@@ -178,14 +181,15 @@ def _fields(model: type, prefix: Path) -> Iterator[Setting]:
             high = next((float(m.le) for m in bounds if isinstance(m, annotated_types.Le)), None)  # type: ignore[arg-type]
             rest = tuple(m for m in info.metadata if m not in bounds)
             annotation = typing.Annotated[info.annotation, *rest] if rest else info.annotation
-            yield Setting((*prefix, name), annotation, default, info.description or "", low, high)
+            beside = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+            yield Setting((*prefix, name), annotation, default, info.description or "", low, high, beside)
         return
     hints = typing.get_type_hints(model)
     for field in dataclasses.fields(model):  # type: ignore[arg-type]
         default = field.default if field.default_factory is MISSING else field.default_factory()
         low, high = field.metadata.get("range", (None, None))
         help = str(field.metadata.get("help", ""))
-        yield Setting((*prefix, field.name), hints[field.name], default, help, low, high)
+        yield Setting((*prefix, field.name), hints[field.name], default, help, low, high, field.metadata)
 
 
 def build(model: type, values: dict[Path, Any], prefix: Path = ()) -> Any:

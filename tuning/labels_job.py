@@ -17,12 +17,14 @@ from pipelines.stages.observe import limit_threads
 from pipelines.tracking import ChildRun, Tracker
 from tuning.cases import Cases, Source, find_source, given, load
 from tuning.config import TuneLabelsConfig
+from tuning.files import write_json, write_yaml
+from tuning.labels_space import LabelSpace, build_space
 from tuning.objectives import Objective, parse_objective
-from tuning.outcome import Half, choose, compare, front, per_class, trial_row, verdict, write_json, write_yaml
+from tuning.outcome import Half, choose, compare, front, per_class, trial_row, verdict
 from tuning.scoring import count_all
 from tuning.search import Searched, search
-from tuning.space import Space, build_space, read_restriction
-from tuning.study import hold
+from tuning.space import read_restriction
+from tuning.study import claim, hold
 
 
 def tune_labels(config: TuneLabelsConfig) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def tune_labels(config: TuneLabelsConfig) -> dict[str, Any]:
     return {**{name: result[name] for name in kept}, "seconds": result["seconds"], **files}
 
 
-def _claim(config: TuneLabelsConfig, source: Source, space: Space) -> Path:
+def _claim(config: TuneLabelsConfig, source: Source, space: LabelSpace) -> Path:
     """The folder of this search. Raises UsageError where another search has it."""
     inputs = {
         "what is searched on": source.identity(),
@@ -62,26 +64,16 @@ def _claim(config: TuneLabelsConfig, source: Source, space: Space) -> Path:
         "early_stop": config.early_stop,
         "version of decide": DECIDE_VERSION,
     }
-    inputs = json.loads(json.dumps(inputs))
-    name = f"labels-{digest(inputs)[:10]}"
+    name = f"labels-{digest(json.loads(json.dumps(inputs)))[:10]}"
     below = Path(source.output) if "://" not in source.output else Path.cwd()
     folder = Path(config.output).expanduser().resolve() if config.output else below / "tuning" / name
     if config.output and "://" in config.output:
         raise UsageError("--output is a local folder: a search writes its journal line by line")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        known = folder / "search.json"
-        if known.exists():
-            before = json.loads(known.read_text())
-            if other := [key for key, value in inputs.items() if before.get(key) != value]:
-                raise UsageError(f"--output {folder} holds another search ({other[0]} differs): choose another folder")
-        write_json(known, inputs)
-    except OSError as error:
-        raise UsageError(f"--output {folder} cannot be written: {error}") from error
+    claim(folder, inputs)
     return folder
 
 
-def _tell_plan(config: TuneLabelsConfig, seen: Cases, held_out: int, space: Space) -> None:
+def _tell_plan(config: TuneLabelsConfig, seen: Cases, held_out: int, space: LabelSpace) -> None:
     if "agreement" in config.objective:
         say("agreement is a WEAKER objective: without gold masks, labels that agree need not be right")
     say(f"search: {config.trials:,} trials on {len(seen.items):,} images, {held_out:,} held out")
@@ -92,7 +84,7 @@ def judge(
     config: TuneLabelsConfig,
     source: Source,
     seen: Cases,
-    space: Space,
+    space: LabelSpace,
     objectives: tuple[Objective, ...],
     found: Searched,
 ) -> dict[str, Any]:
@@ -151,7 +143,7 @@ def _write(folder: Path, result: Mapping[str, Any], config: TuneLabelsConfig) ->
         *_table(result),
         f"Changed: {json.dumps(result['changed'])}",
     ]
-    write_yaml(folder / "decide.yaml", DecideConfig(**result["decide"]), comments)
+    write_yaml(folder / "decide.yaml", {"decide": json.loads(json.dumps(result["decide"]))}, comments)
     write_json(folder / "result.json", result)
 
 

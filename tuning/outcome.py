@@ -1,17 +1,13 @@
-"""What came out of a search: the winner, what it is worth on images that the search never saw, and files to use."""
+"""What came out of a search: the winner, what it is worth on images that the search never saw, and what a trial was."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from models.decide.config import DecideConfig
 from tuning.objectives import Counts, Objective, iou, numbers, rounded
 
 RESAMPLES = 2000
@@ -111,23 +107,6 @@ def verdict(same: bool, holdout: Mapping[str, Any] | None, objectives: tuple[Obj
             "the default is not clearly beaten"
         )
     return "yes", "the winner beats the default on the images that the search never saw"
-
-
-def write_yaml(path: Path, config: DecideConfig, comments: Sequence[str]) -> None:
-    """A file that `label_corpus.py --config` takes: the whole `decide` section, with the numbers above it."""
-    head = "".join(f"# {line}\n" for line in comments)
-    section = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
-    _write(path, head + yaml.safe_dump({"decide": section}, sort_keys=False))
-
-
-def write_json(path: Path, value: Any) -> None:
-    _write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    from pipelines import storage
-
-    storage.write_bytes(str(path), text.encode())
 
 
 def trial_row(trial: FrozenTrial) -> dict[str, Any]:

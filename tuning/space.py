@@ -1,30 +1,28 @@
-"""The search space: read from the metadata beside DecideConfig's fields, restricted by a YAML.
+"""A search space: read from the metadata beside a config's fields, restricted by a YAML.
 
     fields: [mask_weight, mask_top, keep_policy]     # only these are searched; default: all that matter
     ranges: {mask_weight: [0.4, 0.9], keep_policy: [fixed]}     # narrower (or wider than is tried by default)
     fixed: {grid_px: 64}                             # not searched, and set to this
 
-What matters: numbers with a range and fields with choices, if the objective depends on the step that reads them, and if
-the images have what they need (`needs`). A field that means something only beside a value of another (`when`) is tried
-only there.
+Fields have dotted names, as on the command line. What a field can tell (`Setting.hints`): `search`, a range that is
+worth trying; `log`, whether on a log scale; `when`, a field and the values of it without which this one means nothing.
 """
 
-import dataclasses
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import reduce
+from typing import Any, Generic, Literal, TypeVar
 
 import yaml
 
-from models.decide.config import DecideConfig
 from pipelines.config import UsageError
 from pipelines.config_cli import nearest
-from pipelines.config_schema import Setting, settings
-from tuning.objectives import Objective
+from pipelines.config_schema import Setting, build, settings
 
 Value = float | int | str
 Kind = Literal["float", "int", "choice"]
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,13 @@ class Dimension:
     low: float = 0.0
     high: float = 0.0
     log: bool = False
-    choices: tuple[str, ...] = ()
-    when: tuple[str, tuple[str, ...]] | None = None
+    choices: tuple[Value, ...] = ()
+    when: tuple[str, tuple[Value, ...]] | None = None
 
     def suggest(self, trial: Any) -> Value:
         """The value that an Optuna trial takes."""
         if self.kind == "choice":
-            return typing.cast(str, trial.suggest_categorical(self.name, list(self.choices)))
+            return typing.cast(Value, trial.suggest_categorical(self.name, list(self.choices)))
         if self.kind == "int":
             return int(trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log))
         return float(trial.suggest_float(self.name, self.low, self.high, log=self.log))
@@ -52,60 +50,83 @@ class Dimension:
 
 
 @dataclass(frozen=True)
-class Space:
+class Space(Generic[Config]):
     """base: the settings of everything that is not searched."""
 
     dimensions: tuple[Dimension, ...]
-    base: DecideConfig
+    base: Config
 
     def __call__(self, trial: Any) -> None:
         """Optuna's define-by-run space: asks an Optuna trial for the fields that mean something together."""
         self.choose(lambda dimension: dimension.suggest(trial))
 
-    def choose(self, value_of: typing.Callable[[Dimension], Value]) -> dict[str, Value]:
+    def choose(self, value_of: Callable[[Dimension], Value]) -> dict[str, Value]:
         """A value for every field that means something beside those chosen before it."""
         chosen: dict[str, Value] = {}
         for one in self.dimensions:
-            if one.when is None or chosen.get(one.when[0], getattr(self.base, one.when[0])) in one.when[1]:
+            if one.when is None or chosen.get(one.when[0], value_at(self.base, one.when[0])) in one.when[1]:
                 chosen[one.name] = value_of(one)
         return chosen
 
     def start(self) -> dict[str, Value] | None:
         """The base's own point, or None where it is outside the space."""
-        point = self.choose(lambda one: getattr(self.base, one.name))
+        point = self.choose(lambda one: value_at(self.base, one.name))
         return point if all(one.holds(point[one.name]) for one in self.dimensions if one.name in point) else None
 
-    def config(self, values: Mapping[str, Value]) -> DecideConfig:
-        """The whole decide-config of a trial."""
-        return dataclasses.replace(self.base, **values)  # type: ignore[arg-type]
+    def config(self, values: Mapping[str, Value]) -> Config:
+        """The whole config of a trial."""
+        return changed(self.base, values)
 
 
-def build_space(
-    base: DecideConfig,
-    objectives: Sequence[Objective],
-    given: Collection[str],
-    restriction: Mapping[str, Any] | None = None,
-    origin: str = "--space",
-) -> Space:
-    """The space of these objectives over images that have `given` (models.decide.config.Given).
+def value_at(config: Any, name: str) -> Any:
+    """The value of a field by its dotted name."""
+    return reduce(getattr, name.split("."), config)
 
-    restriction: the parsed YAML. Raises UsageError for a field that is not there or cannot be searched, and for a range
-    outside the field's own.
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with these values, by dotted name, in the place of its own.
+
+    Raises ValueError for values that do not go together.
     """
-    told = _checked(restriction or {}, origin)
-    base = dataclasses.replace(base, **{name: _parse(name, value, origin) for name, value in told["fixed"].items()})
-    parts = frozenset().union(*(one.parts for one in objectives))
-    blind = frozenset.intersection(*(one.blind_to for one in objectives))
+    kind: Any = type(config)
+    now = {path: value_at(config, setting.name) for path, setting in settings(kind).items()}
+    found: Config = build(kind, {**now, **{tuple(name.split(".")): value for name, value in values.items()}})
+    return found
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a search makes of a config's fields.
+
+    idle: why a field changes nothing beside the base's other settings, or "". by_itself: whether it is searched where
+    nobody names it. see: where a person finds the fields.
+    """
+
+    idle: Callable[[Setting, Any], str]
+    by_itself: Callable[[Setting], bool]
+    see: str
+
+
+def restricted_space(base: Config, offer: Offer, restriction: Mapping[str, Any], origin: str) -> Space[Config]:
+    """The space around a base. restriction: the parsed YAML.
+
+    Raises UsageError for a field that is not there or cannot be searched, and for a range outside the field's own.
+    """
+    kind: Any = type(base)
+    known = settings(kind)
+    told = _checked(restriction, known, offer.see, origin)
+    base = changed(base, {name: _parse(known, name, value, origin) for name, value in told["fixed"].items()})
     named = set(told["fields"]) | set(told["ranges"])
     found = []
-    for field in dataclasses.fields(DecideConfig):
-        dimension = _dimension(field, told["ranges"].get(field.name), origin)
-        if field.name in told["fixed"] or (told["fields"] and field.name not in named):
+    for setting in known.values():
+        name = setting.name
+        if name in told["fixed"] or (told["fields"] and name not in named):
             continue
-        reason = _idle(field, parts, blind, given)
-        if field.name in named and (dimension is None or reason):
-            raise UsageError(f"{origin}: {field.name} is not for this search: {reason or 'it is a list'}")
-        if dimension is not None and not reason:
+        dimension = _dimension(setting, told["ranges"].get(name), origin)
+        reason = offer.idle(setting, base) or ("" if dimension else _unsearchable(setting))
+        if name in named and reason:
+            raise UsageError(f"{origin}: {name} is not for this search: {reason}")
+        if dimension is not None and not reason and (name in named or offer.by_itself(setting)):
             found.append(dimension)
     found = _reachable(found, base)
     if not found:
@@ -126,59 +147,70 @@ def read_restriction(address: str) -> Mapping[str, Any]:
     return content
 
 
-def _idle(field: Any, parts: Collection[str], blind: Collection[str], given: Collection[str]) -> str:
-    """Why this field changes nothing here, or ""."""
-    needs = field.metadata.get("needs")
-    if field.metadata["part"] not in parts or field.name in blind:
-        return "the objective does not depend on it"
-    return f"none of the images has what it is about ({needs})" if needs and needs not in given else ""
+def _unsearchable(setting: Setting) -> str:
+    if setting.kinds in ((int,), (float,)):
+        return f"it has no range that is worth trying; give one (ranges: {{{setting.name}: [low, high]}})"
+    return "it is a list" if setting.kind.endswith(",...") else "it is neither a number nor a choice"
 
 
-def _dimension(field: Any, narrowed: Any, origin: str) -> Dimension | None:
+def _dimension(setting: Setting, narrowed: Any, origin: str) -> Dimension | None:
     """None for what cannot be searched."""
-    annotation = typing.get_type_hints(DecideConfig)[field.name]
-    when = field.metadata.get("when")
-    if typing.get_origin(annotation) is Literal:
-        choices: tuple[str, ...] = typing.get_args(annotation)
+    name, hints = setting.name, setting.hints
+    when = hints.get("when")
+    if when is not None and len(setting.path) > 1:  # named from the part of the tree that the field belongs to
+        when = (f"{setting.path[0]}.{when[0]}", when[1])
+    choices = (False, True) if setting.annotation is bool else _literal(setting.annotation)
+    if choices:
         if narrowed is not None:
             items = narrowed if isinstance(narrowed, list) and narrowed else [narrowed]
-            choices = tuple(_parse(field.name, value, origin) for value in items)
-        return Dimension(field.name, "choice", choices=choices, when=when)
-    if annotation not in (int, float) or "search" not in field.metadata:
+            choices = tuple(_parsed(setting, value, origin) for value in items)
+        return Dimension(name, "choice", choices=choices, when=when)
+    if setting.kinds not in ((int,), (float,)) or ("search" not in hints and narrowed is None):
         return None
-    low, high = field.metadata["search"]
-    if narrowed is not None:
+    if narrowed is None:
+        low, high = hints["search"]
+    else:
         if not isinstance(narrowed, list) or len(narrowed) != 2:
-            raise UsageError(f"{origin}: the range of {field.name} is [low, high], not {narrowed!r}")
-        low, high = (_parse(field.name, value, origin) for value in narrowed)
+            raise UsageError(f"{origin}: the range of {name} is [low, high], not {narrowed!r}")
+        low, high = (_parsed(setting, value, origin) for value in narrowed)
         if low > high:
-            raise UsageError(f"{origin}: the range of {field.name} is [low, high]: {low} is above {high}")
-    kind: Kind = "int" if annotation is int else "float"
-    return Dimension(field.name, kind, low, high, log=field.metadata["log"], when=when)
+            raise UsageError(f"{origin}: the range of {name} is [low, high]: {low} is above {high}")
+    log = bool(hints.get("log", False))
+    if log and low <= 0:
+        raise UsageError(f"{origin}: {name} is searched on a log scale: its range begins above 0, not at {low}")
+    return Dimension(name, "int" if setting.kinds == (int,) else "float", low, high, log=log, when=when)
 
 
-def _reachable(dimensions: Sequence[Dimension], base: DecideConfig) -> list[Dimension]:
+def _literal(annotation: Any) -> tuple[Value, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+
+
+def _reachable(dimensions: Sequence[Dimension], base: Any) -> list[Dimension]:
     """Without those that hang on a value that is never chosen; the field that others hang on comes before them."""
     values = {one.name: one.choices for one in dimensions if one.kind == "choice"}
 
     def possible(one: Dimension) -> bool:
-        return one.when is None or bool(set(values.get(one.when[0], (getattr(base, one.when[0]),))) & set(one.when[1]))
+        if one.when is None:
+            return True
+        return bool(set(values.get(one.when[0], (value_at(base, one.when[0]),))) & set(one.when[1]))
 
     return sorted((one for one in dimensions if possible(one)), key=lambda one: one.when is not None)
 
 
-def _known() -> dict[tuple[str, ...], Setting]:
-    return settings(DecideConfig)
+def _parse(known: Mapping[tuple[str, ...], Setting], name: str, value: Any, origin: str) -> Any:
+    return _parsed(known[tuple(name.split("."))], value, origin)
 
 
-def _parse(name: str, value: Any, origin: str) -> Any:
+def _parsed(setting: Setting, value: Any, origin: str) -> Any:
     try:
-        return _known()[(name,)].parse(value)
+        return setting.parse(value)
     except ValueError as error:
-        raise UsageError(f"{origin}: {name}: {error}") from error
+        raise UsageError(f"{origin}: {setting.name}: {error}") from error
 
 
-def _checked(told: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def _checked(
+    told: Mapping[str, Any], known: Mapping[tuple[str, ...], Setting], see: str, origin: str
+) -> dict[str, Any]:
     """The restriction with all three keys, every field of which is there."""
     checked: dict[str, Any] = {"fields": [], "ranges": {}, "fixed": {}}
     for key, value in told.items():
@@ -188,10 +220,11 @@ def _checked(told: Mapping[str, Any], origin: str) -> dict[str, Any]:
             raise UsageError(f"{origin}: {key} is a {'list of fields' if key == 'fields' else 'mapping by field'}")
         checked[key] = value or checked[key]
         for name in checked[key]:
-            if (name,) not in _known():
-                close = nearest((str(name),), _known())
-                hint = f"; did you mean {close}?" if close else " (see label_corpus.py --help decide)"
-                raise UsageError(f"{origin}: {key}: {name!r} is no field of decide{hint}")
+            path = tuple(str(name).split("."))
+            if path not in known:
+                close = nearest(path, known)
+                hint = f"; did you mean {close}?" if close else f" (see {see})"
+                raise UsageError(f"{origin}: {key}: there is no field {name!r}{hint}")
     if both := set(checked["fixed"]) & (set(checked["fields"]) | set(checked["ranges"])):
         raise UsageError(f"{origin}: {sorted(both)[0]} is both fixed and searched")
     return checked

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -19,13 +20,18 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from pipelines.config import UsageError
-from tuning.objectives import Objective
+from tuning.files import write_json
 from tuning.space import Space
 
+#: Optuna's name of the study; each folder has one.
 STUDY = "labels"
 #: Trials of which at most one in so many goes on at each rung; the rungs are 2.5 apart as well.
 REDUCTION = 2.5
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+#: The file that says what a folder's search is about.
+SEARCH = "search.json"
+#: The attribute of a trial that it keeps when it is tried again.
+NAME = "name"
 
 
 class OneWriter(JournalFileBackend):
@@ -84,13 +90,29 @@ class OrdinalSampler(BaseSampler):
         return self._now.sample_independent(study, trial, param_name, param_distribution)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What a trial reports of how far it is. name: of the number that grows, such as images or steps. sign, least: it
+    was not stopped early if its number `sign` is at least that."""
+
+    name: str
+    sign: str
+    least: float
+
+    def whole(self, result: Mapping[str, Any]) -> bool:
+        return bool(result.get(self.sign, 0) >= self.least)
+
+
 class StudySearch(OptunaSearch):
     """OptunaSearch that keeps each trial's numbers in the study, and tells Optuna what was stopped early.
 
-    The value of a trial that was stopped is of a part of the images, and not to be compared with the others'.
+    The value of a trial that was stopped is of a part of the work, and not to be compared with the others'. names: of
+    the numbers that are to be large.
     """
 
-    def __init__(self, space: Space, storage: JournalStorage, names: Sequence[str], images: int, seed: int) -> None:
+    def __init__(
+        self, space: Space[Any], storage: JournalStorage, names: Sequence[str], progress: Progress, seed: int
+    ) -> None:
         single = len(names) == 1
         super().__init__(
             space,
@@ -100,7 +122,7 @@ class StudySearch(OptunaSearch):
             storage=storage,
             study_name=STUDY,
         )
-        self._images = images
+        self._progress = progress
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._note(trial_id, result)
@@ -109,7 +131,7 @@ class StudySearch(OptunaSearch):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if result and not error:
             self._note(trial_id, result)
-            if result["images"] < self._images:
+            if not self._progress.whole(result):
                 trial = self._ot_trials[trial_id]
                 trial.report(result[self.metric], result["training_iteration"])
                 self._ot_study.tell(trial, state=TrialState.PRUNED)
@@ -120,8 +142,9 @@ class StudySearch(OptunaSearch):
     def _note(self, trial_id: str, result: Mapping[str, Any]) -> None:
         trial = self._ot_trials[trial_id]
         told = {name: value for name, value in result.items() if isinstance(value, float) and name in _kept(result)}
-        reports = [*trial.user_attrs.get("reports", []), {"images": result["images"], **told}]
-        trial.set_user_attr("reports", reports)
+        name = self._progress.name
+        before = [one for one in trial.user_attrs.get("reports", []) if one[name] != result[name]]
+        trial.set_user_attr("reports", [*before, {name: result[name], **told}])
         trial.set_user_attr("seconds", round(float(result["time_total_s"]), 3))
 
     @property
@@ -146,7 +169,23 @@ def open_storage(folder: Path) -> JournalStorage:
     return JournalStorage(OneWriter(folder / "study.journal"))
 
 
-def resume(study: Study, space: Space) -> int:
+def claim(folder: Path, inputs: Mapping[str, Any]) -> None:
+    """Make the folder that of the search with these inputs, which decide what it finds. Raises UsageError where another
+    search has it."""
+    told = json.loads(json.dumps(inputs))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        known = folder / SEARCH
+        if known.exists():
+            before = json.loads(known.read_text())
+            if other := [key for key, value in told.items() if before.get(key) != value]:
+                raise UsageError(f"--output {folder} holds another search ({other[0]} differs): choose another folder")
+        write_json(known, told)
+    except OSError as error:
+        raise UsageError(f"--output {folder} cannot be written: {error}") from error
+
+
+def resume(study: Study, space: Space[Any]) -> int:
     """Make the study ready to go on; returns how many trials have ended.
 
     What was under way when the search was killed is tried again first. A new study begins with the settings that are
@@ -157,23 +196,23 @@ def resume(study: Study, space: Space) -> int:
         if one.state == TrialState.RUNNING:
             study.tell(one.number, state=TrialState.FAIL)
             if one.params:
-                study.enqueue_trial(one.params)
+                study.enqueue_trial(one.params, user_attrs={k: v for k, v in one.user_attrs.items() if k == NAME})
     if not trials and (start := space.start()) is not None:
         study.enqueue_trial(start)
     return sum(one.state in FINISHED for one in trials)
 
 
-def scheduler(study: Study, objective: Objective, reports: Sequence[int]) -> ASHAScheduler:
-    """ASHA over the number of images, as if it had seen the trials that the study has.
+def scheduler(study: Study, metric: str, progress: str, first: int, last: int) -> ASHAScheduler:
+    """ASHA over `progress` from first to last, as if it had seen the trials that the study has.
 
     Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020.
     """
     asha = ASHAScheduler(
-        time_attr="images",
-        metric=objective.name,
+        time_attr=progress,
+        metric=metric,
         mode="max",
-        max_t=reports[-1],
-        grace_period=reports[0],
+        max_t=last,
+        grace_period=first,
         reduction_factor=REDUCTION,
     )
     for one in study.get_trials(deepcopy=False, states=FINISHED):

@@ -1,6 +1,5 @@
 """A student against gold masks: it predicts the photographs that the masks are about."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,19 +7,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from models.metrics import Confusion
 from models.students.card import StudentCard
 from models.students.predict import Picture, Prediction, Predictor
 from pipelines.classes import ClassSet, ClassSetError
 from pipelines.config import UsageError
 from pipelines.evaluation.config import ELSEWHERE, EvaluateConfig
-from pipelines.evaluation.gold import IGNORED, Gold, Matching, match, open_gold, read_names
+from pipelines.evaluation.gold import Gold, Matching, match, open_gold, read_names
 from pipelines.evaluation.photographs import find_photographs, read_photograph
-from pipelines.evaluation.score import MapScore
+from pipelines.evaluation.score import MapScore, image_iou
 from pipelines.flow.progress import Progress
 from pipelines.references import ModelReferenceError, Resolved, resolve_student
 from pipelines.report.worst import JudgedItem, WorstPage
@@ -138,17 +134,6 @@ def _judge(job: Job, score: MapScore, name: str, picture: Picture, prediction: P
     score.update(gold, found, prediction.confidence)
     iou, class_iou = image_iou(gold, found, len(job.matching.names))
     job.page.add(JudgedItem(name, picture, gold, found, prediction.confidence, iou, class_iou))
-
-
-def image_iou(
-    gold: npt.NDArray[np.int32], found: npt.NDArray[np.int32], classes: int
-) -> tuple[float, dict[int, float]]:
-    """(mean IoU over the classes in one image's gold, IoU of each); 1 where nothing of the image was judged."""
-    confusion = Confusion(classes, IGNORED)
-    confusion.update(gold, found)
-    mean = confusion.mean_iou()
-    per_class = {i: float(value) for i, value in enumerate(confusion.iou()) if not math.isnan(value)}
-    return (1.0 if math.isnan(mean) else mean), per_class
 
 
 class ForwardClock:

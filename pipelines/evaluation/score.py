@@ -94,6 +94,17 @@ class Score:
         }
 
 
+def image_iou(
+    gold: npt.NDArray[np.int32], found: npt.NDArray[np.int32], classes: int
+) -> tuple[float, dict[int, float]]:
+    """(mean IoU over the classes in one image's gold, IoU of each); 1 where nothing of the image was judged."""
+    confusion = Confusion(classes, IGNORED)
+    confusion.update(gold, found)
+    mean = confusion.mean_iou()
+    per_class = {i: float(value) for i, value in enumerate(confusion.iou()) if not math.isnan(value)}
+    return (1.0 if math.isnan(mean) else mean), per_class
+
+
 def summary(confusion: Confusion, names: Sequence[str]) -> dict[str, float | None]:
     """`miou` over all classes that occur in the gold (background included) and `miou_voc7`; null for no class."""
     seven = [names.index(name) for name in VOC7 if name in names]

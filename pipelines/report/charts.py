@@ -1,4 +1,4 @@
-"""Geometry of the page's two charts; the template draws them as inline SVG."""
+"""Geometry of the pages' charts; the templates draw them as inline SVG."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,3 +68,66 @@ def histogram(bins: npt.NDArray[np.int64]) -> list[Column]:
         Column(float(low), float(high), int(count), 100 * int(count) / tallest)
         for low, high, count in zip(edges[:-1], edges[1:], bins, strict=True)
     ]
+
+
+#: The plotting area of a line chart in its viewBox, px: left, top, right, bottom; around it is room for ticks.
+FRAME = (46.0, 22.0, 412.0, 212.0)
+X_TICKS = 5
+#: Distances between ticks of the y axis, of which the smallest is taken that needs no more than MOST_Y_TICKS.
+Y_STEPS, MOST_Y_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2), 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve in a line chart: its points as SVG wants them, and a marked point."""
+
+    name: str
+    color: str
+    points: str
+    mark: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """x_ticks, y_ticks: (position in the viewBox, value)."""
+
+    lines: list[Line]
+    x_ticks: list[tuple[float, float]]
+    y_ticks: list[tuple[float, float]]
+
+
+Curve = tuple[str, str, Sequence[float], Sequence[float], tuple[float, float] | None]
+
+
+def line_chart(curves: Sequence[Curve]) -> LineChart | None:
+    """Curves of (name, colour, x, y, marked point or None), all in 0..1, over x 0..1; None where there is no point.
+
+    The y axis ends at 1 and begins just below the lowest point, so that small differences are seen.
+    """
+    known = [
+        [(x, y) for x, y in zip(xs, ys, strict=True) if np.isfinite(x) and np.isfinite(y)] for _, _, xs, ys, _ in curves
+    ]
+    lowest = min((y for points in known for _, y in points), default=None)
+    if lowest is None:
+        return None
+    step = next((one for one in Y_STEPS if (1 - lowest) / one <= MOST_Y_TICKS), Y_STEPS[-1])
+    low = 1 - step * max(1, int(np.ceil((1 - lowest) / step - 1e-9)))
+    left, top, right, bottom = FRAME
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + x * (right - left), bottom - (y - low) / (1 - low) * (bottom - top)
+
+    lines = [
+        Line(
+            name,
+            color,
+            " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points),
+            place(*mark) if mark else None,
+        )
+        for (name, color, _, _, mark), points in zip(curves, known, strict=True)
+    ]
+    return LineChart(
+        lines,
+        [(place(x, low)[0], float(x)) for x in np.linspace(0, 1, X_TICKS)],
+        [(place(0, y)[1], float(y)) for y in np.linspace(low, 1, 1 + round((1 - low) / step))],
+    )

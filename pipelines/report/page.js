@@ -34,6 +34,7 @@
     unsure: (a, b) => sure(a) - sure(b) || byName(a, b),
     sure: (a, b) => sure(b) - sure(a) || byName(a, b),
     area: (a, b) => area(b) - area(a) || byName(a, b),
+    different: (a, b) => Number(b.dataset.different) - Number(a.dataset.different) || byName(a, b),
     worst: (a, b) => Number(a.dataset.iou) - Number(b.dataset.iou) || byName(a, b),
   };
   const arrange = () => {
@@ -53,11 +54,12 @@
   const WORDS = {
     class: named,
     gold: (color) => `gold: ${named(color)}`,
+    side: (color, title) => `${title}: ${named(color)}`,
     confidence: (color) => `${Math.round(100 * lookup.confidence[color])} % sure`,
     source: (color) => `from ${lookup.sources[color]}`,
     difference: (color) => (color === null ? "" : lookup.differences[color]),
   };
-  lookup.layers.forEach((layer) => { layer.words = WORDS[layer.kind]; });
+  lookup.layers.forEach((layer) => { layer.words = (color) => WORDS[layer.kind](color, layer.title); });
 
   // The pixel under the pointer, read from the embedded layers themselves.
   let current = null, pixels = {};

@@ -46,16 +46,19 @@ def render(
     invitation: str,
     summary: Mapping[str, object],
     lookup: Mapping[str, object],
+    folder: Path = _HERE,
     **values: object,
 ) -> str:
-    """A page as HTML. first: the layer shown at first. lookup: what the colours mean, for the script."""
+    """A page as HTML. first: the layer shown at first. lookup: what the colours mean, for the script. folder: where
+    the template is; its page.css, if it has one, comes after the one of all pages."""
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    pointed = [{"name": layer.name, "kind": layer.kind} for layer in layer_list if layer.kind]
+    sheets = [place / "page.css" for place in dict.fromkeys((_HERE, folder))]
+    pointed = [{"name": layer.name, "kind": layer.kind, "title": layer.title} for layer in layer_list if layer.kind]
     return (
-        _environment()
+        _environment(folder)
         .get_template(template)
         .render(
-            style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+            style=Markup("\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets if sheet.exists())),
             script=Markup(script),
             script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             layers=layer_list,
@@ -80,18 +83,22 @@ def _json(table: Mapping[str, object]) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _environment() -> Environment:
+def _environment(folder: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([folder, _HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     return environment
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """0.1234 -> 12 %; small shares keep a digit, so that a class that is there never reads 0 %."""
-    percent = 100 * share
-    return f"{percent:.0f} %" if percent >= 9.5 or percent == 0 else f"{max(percent, 0.1):.1f} %"
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.5 or value == 0 else f"{max(value, 0.1):.1f} %"
 
 
 def readable(value: object) -> str:

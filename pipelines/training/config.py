@@ -87,11 +87,24 @@ class OptimConfig(Section):
         default=16, ge=1, description="labeled images in a step, over all workers and accumulated batches"
     )
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients make one step")
-    lr: float = Field(default=1e-3, gt=0, description="learning rate of the head, at its highest")
-    backbone_lr_factor: float = Field(
-        default=1.0, ge=0, description="the backbone's rate as a share of that; 0: frozen"
+    lr: float = Field(
+        default=1e-3,
+        gt=0,
+        description="learning rate of the head, at its highest",
+        json_schema_extra={"search": [1e-4, 1e-2], "log": True},
     )
-    weight_decay: float = Field(default=0.01, ge=0, description="decoupled decay of weights, not of norms and biases")
+    backbone_lr_factor: float = Field(
+        default=1.0,
+        ge=0,
+        description="the backbone's rate as a share of that; 0: frozen",
+        json_schema_extra={"search": [0.05, 1.0], "log": True},
+    )
+    weight_decay: float = Field(
+        default=0.01,
+        ge=0,
+        description="decoupled decay of weights, not of norms and biases",
+        json_schema_extra={"search": [1e-4, 0.1], "log": True},
+    )
     warmup_steps: int = Field(default=50, ge=0, description="steps of linear warm-up, a tenth of all at most")
     schedule: Literal["poly", "cosine", "constant"] = Field(default="poly", description="after the warm-up")
     clip_norm: float = Field(default=5.0, ge=0, description="gradients are clipped to this norm; 0: not")

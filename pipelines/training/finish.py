@@ -166,6 +166,8 @@ def _track(training: "Training", tracker: Tracker, student: "Student", summary: 
     if config.gold.uri is not None:
         context = "validation" if config.labels is not None and config.gold.use != "train" else "training"
         tracker.dataset(config.gold.uri, training.prepared.plan.digest, f"gold {config.gold.uri}", context)
+    if training.part:  # whose whole logs the one model that is worth it
+        return
     side_px = min(config.data.size_px, 128)
     tracker.model(summary["student"], side_px, config.register_model, json.dumps(summary["per_class_iou"]))
 

@@ -3,8 +3,8 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipelines.training.loader import LoaderSettings, StreamLoader
 from pipelines.training.monitor import Event, Monitor
 from pipelines.training.record import Record
 from pipelines.training.sources import Prepared, prepare
-from pipelines.training.stream import Shape, dataset
+from pipelines.training.stream import Shape, checkpoint_name, dataset
 
 POLL_SECONDS = 0.5
 SKIPPED_TOLD = 20
@@ -40,6 +40,7 @@ class Training:
     shape: Shape
     layout: TrainLayout
     loader: LoaderSettings
+    part: "Part | None" = None
 
     @property
     def output(self) -> str:
@@ -56,12 +57,38 @@ class Told:
     skipped: dict[str, str] | None = None
 
 
-def train_student(config: TrainConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Part:
+    """A training that is a part of something greater, which holds the cluster, the signals and the model registry: a
+    trial of a search.
+
+    prepared: what all parts read. cpus, gpus: this one's share of the cluster. name: of the MLflow run, mlflow_run_id:
+    of one to go on with, or "". params: what tells this part from the others. on_validation: gets step and numbers of
+    each validation, those of before an interruption again. on_checkpoint: gets the step and the folder of the state.
+    start: folder of the state of another part that this one goes on from, with its own settings, or "".
+    """
+
+    prepared: Prepared
+    cpus: float
+    gpus: float
+    name: str
+    on_validation: Callable[[int, Mapping[str, float]], None]
+    on_checkpoint: Callable[[int, str], None] = lambda step, folder: None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    start: str = ""
+    mlflow_run_id: str = ""
+
+
+class Diverged(RunFailed):
+    """The loss is not a number any more."""
+
+
+def train_student(config: TrainConfig, part: Part | None = None) -> dict[str, Any]:
     """Train, or go on, or say what a finished training came to. Returns the summary.
 
     Raises:
         UsageError: what the config names cannot be trained on, or the output holds another training.
-        RunFailed: the training failed. Interrupted: see there.
+        RunFailed: the training failed (Diverged: for its settings). Interrupted: see there.
     """
     output = storage.absolute(config.output)
     before = record.open_output(config, output)
@@ -70,20 +97,13 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
         if config.register_model:
             say("--register does nothing for a finished training: it is done when a training ends")
         return before.summary
-    prepared = prepare(config, before.snapshot if before else config.snapshot)
-    for remark in prepared.remarks:
-        say(remark)
-    if config.teachers:
-        import torch
-
-        from pipelines.training.teachers import load_teachers
-
-        load_teachers(config, prepared.classes, torch.device("cpu"))
-    _start_ray(config)
-    cpus, gpus = execution.cluster_resources()
+    prepared = part.prepared if part else check(config, before.snapshot if before else config.snapshot)
+    if part is None:
+        _start_ray(config)
+    cpus, gpus = (part.cpus, part.gpus) if part else execution.cluster_resources()
     plan = layout(config, cpus, gpus)
     sizes = shape(config, plan.workers, len(prepared.plan.unlabeled), len(prepared.plan.validation))
-    found = before or _new_record(config, prepared)
+    found = before or _new_record(config, prepared, part)
     if found.plan_digest != prepared.plan.digest:
         raise UsageError(
             f"the images are not those that the training in {output} began with (files came or went): --restart "
@@ -93,7 +113,7 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     again = config.model_copy(update={"restart": False})  # so that the file, given to --config, goes on
     storage.write_bytes(storage.join(output, "config.yaml"), _yaml(again.model_dump(mode="json")))
     storage.write_bytes(storage.join(output, "classes.yaml"), _yaml(prepared.classes.to_dict()))
-    training = Training(config, found, prepared, sizes, plan, loader_settings(config, prepared, sizes))
+    training = Training(config, found, prepared, sizes, plan, loader_settings(config, prepared, sizes), part)
     _tell_plan(training)
     from pipelines.training.finish import finish
 
@@ -101,7 +121,7 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     experiment = settings.experiment or prepared.corpus
     with Tracker(
         experiment,
-        found.run_id,
+        part.name if part else found.run_id,
         output,
         output,
         uri=settings.uri,
@@ -111,9 +131,25 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     ) as tracker:
         if found.mlflow_run_id:
             tracker.resume(found.mlflow_run_id)
+        if part:
+            tracker.params(part.params)
         started = time.monotonic()
         told, folder = _fit(training, tracker)
         return finish(training, folder, told, tracker, time.monotonic() - started)
+
+
+def check(config: TrainConfig, snapshot: int | None) -> Prepared:
+    """What the config names to be read, all of it found good; says what a person should know. Raises UsageError."""
+    prepared = prepare(config, snapshot)
+    for remark in prepared.remarks:
+        say(remark)
+    if config.teachers:
+        import torch
+
+        from pipelines.training.teachers import load_teachers
+
+        load_teachers(config, prepared.classes, torch.device("cpu"))
+    return prepared
 
 
 def _start_ray(config: TrainConfig) -> None:
@@ -121,9 +157,10 @@ def _start_ray(config: TrainConfig) -> None:
     stop_on_signals()  # Ray has put its own handlers in the place of ours
 
 
-def _new_record(config: TrainConfig, prepared: Prepared) -> Record:
+def _new_record(config: TrainConfig, prepared: Prepared, part: Part | None) -> Record:
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-    return Record(run_id, record.learned(config), prepared.snapshot, prepared.plan.digest)
+    known = part.mlflow_run_id if part else ""
+    return Record(run_id, record.learned(config), prepared.snapshot, prepared.plan.digest, known)
 
 
 def loader_settings(config: TrainConfig, prepared: Prepared, sizes: Shape) -> LoaderSettings:
@@ -216,6 +253,7 @@ def _trainer(training: Training, monitor: Any) -> Any:
         len(training.prepared.plan.train),
         plan.threads,
         monitor,
+        training.part.start if training.part else "",
     )
     filesystem, path = storage.arrow_filesystem(training.output)
     resources = {"CPU": plan.worker_cpus} | ({"GPU": plan.worker_gpus} if plan.worker_gpus else {})
@@ -272,6 +310,11 @@ class Listener:
         if event["step"]:
             say(f"train: goes on from step {event['step']:,}")
         self._tracker.keep(event["history"])
+        for point in event["history"]:
+            if "validation/miou" in point:
+                self._hand_on(
+                    point["step"], {k.removeprefix("validation/"): v for k, v in point.items() if k != "step"}
+                )
         if self._tracker.run_id and self._tracker.run_id != self._training.record.mlflow_run_id:
             self._remember_mlflow()
 
@@ -279,8 +322,15 @@ class Listener:
         self._training.record.mlflow_run_id = self._tracker.run_id or ""
         record.save(self._training.output, self._training.record)
 
+    def _hand_on(self, step: int, values: Mapping[str, float]) -> None:
+        if self._training.part:
+            # Who gets this may end the process at once: what came before it is safe then.
+            self._tracker.flush()
+            self._tracker.drain()
+            self._training.part.on_validation(step, values)
+
     def _failed(self, event: Event) -> None:
-        raise RunFailed(event["reason"])
+        raise (Diverged if event.get("diverged") else RunFailed)(event["reason"])
 
     def _log(self, event: Event) -> None:
         step, total = event["step"], self._training.shape.steps
@@ -301,8 +351,12 @@ class Listener:
         self._tracker.metrics({"validation": values}, event["step"])
         end = "; no gain any more, so this is the end" if event["stopped"] else ""
         say(f"validation: step {event['step']:,}, mIoU {values['miou']:.4f} (best {values['best_miou']:.4f}){end}")
+        self._hand_on(event["step"], values)
 
     def _checkpoint(self, event: Event) -> None:
         self._tracker.flush()
+        if self._training.part:
+            name = checkpoint_name(event["step"])
+            self._training.part.on_checkpoint(event["step"], storage.join(self._training.output, CHECKPOINTS, name))
         if self._tracker.run_id and not self._training.record.mlflow_run_id:
             self._remember_mlflow()

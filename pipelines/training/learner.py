@@ -124,7 +124,11 @@ class Learner:
         if self.ema is not None:
             self.ema.load_state_dict(saved["ema"])
         self.extra.load_state_dict(saved["extra"])
+        own = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved["optimizer"])
+        # The state may be that of a training with other settings.
+        for group, (base_lr, weight_decay) in zip(self.optimizer.param_groups, own, strict=True):
+            group["base_lr"], group["weight_decay"] = base_lr, weight_decay
         self.scaler.load_state_dict(saved["scaler"])
         self.state.memory.clear()
         self.state.memory.update({name: value.to(self.device) for name, value in saved["memory"].items()})

@@ -61,6 +61,11 @@ class Shape:
         return self.validation > 0 and step > 0 and (step % self.validate_every == 0 or step == self.steps)
 
 
+def checkpoint_name(step: int) -> str:
+    """The folder of the checkpoint after so many steps."""
+    return f"step-{step:08d}"
+
+
 @dataclass(frozen=True)
 class Round:
     """kind: TRAIN or VALIDATE. step: steps that are done before it. count: steps in it, or validation rows of each

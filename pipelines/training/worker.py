@@ -18,7 +18,7 @@ from pipelines.classes import ClassSet
 from pipelines.training import batches
 from pipelines.training.config import TrainConfig
 from pipelines.training.learner import Learner, lr_factor
-from pipelines.training.stream import TRAIN, Round, Shape, rounds_at_once, segment
+from pipelines.training.stream import TRAIN, Round, Shape, checkpoint_name, rounds_at_once, segment
 from pipelines.training.teachers import load_teachers
 
 STATE_FILE = "state.pt"
@@ -28,7 +28,8 @@ WARM_STEPS = 10
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker needs. epoch_images: labeled images of an epoch. threads: of torch. monitor: an actor handle."""
+    """What a worker needs. epoch_images: labeled images of an epoch. threads: of torch. monitor: an actor handle.
+    start: folder of the state to begin with, "" for a new student."""
 
     config: TrainConfig
     shape: Shape
@@ -37,6 +38,7 @@ class WorkerSettings:
     epoch_images: int
     threads: int
     monitor: Any
+    start: str = ""
 
 
 @dataclass
@@ -68,6 +70,8 @@ def train_loop(settings: WorkerSettings) -> None:
     )
     worker = Worker(settings, learner, context.get_world_rank())
     checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None and settings.start:
+        checkpoint = ray.train.Checkpoint(settings.start)
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             worker.restore(Path(folder))
@@ -76,7 +80,9 @@ def train_loop(settings: WorkerSettings) -> None:
     except (ValueError, ArithmeticError) as error:
         # It would come again: the run ends. Whatever else breaks a worker is tried once more by Ray Train.
         monitor = settings.monitor
-        ray.get(monitor.tell.remote({"kind": "failed", "reason": f"worker {worker.rank}: {error}"}))
+        reason = f"worker {worker.rank}: {error}"
+        diverged = isinstance(error, ArithmeticError)
+        ray.get(monitor.tell.remote({"kind": "failed", "reason": reason, "diverged": diverged}))
         raise
 
 
@@ -212,7 +218,7 @@ class Worker:
             if self.rank == 0:
                 torch.save(self.state(), Path(folder) / STATE_FILE)
                 saved = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"step": self.step}, checkpoint=saved, checkpoint_dir_name=f"step-{self.step:08d}")
+            ray.train.report({"step": self.step}, checkpoint=saved, checkpoint_dir_name=checkpoint_name(self.step))
         self._tell("checkpoint", step=self.step)
 
     def state(self) -> dict[str, Any]:

@@ -153,9 +153,9 @@ def voc_labels(options: Options) -> Path:
     return output
 
 
-def run(script: str, *flags: str) -> dict[str, Any]:
-    """A job of pipelines/ in a process of its own; its result line. Ends this process if the job fails."""
-    command = [sys.executable, str(ROOT / "pipelines" / script), *flags]
+def run(script: str, *flags: str, folder: str = "pipelines") -> dict[str, Any]:
+    """A job of `folder` in a process of its own; its result line. Ends this process if the job fails."""
+    command = [sys.executable, str(ROOT / folder / script), *flags]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MASKSTREAM_", "RAY_"))}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
     if done.returncode != 0:

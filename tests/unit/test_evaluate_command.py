@@ -1,61 +1,15 @@
 """evaluate.py on published tables written by hand: what it prints, what it refuses."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
-import yaml
-from PIL import Image
+from published import publish, rectangle, write_gold
 
 from pipelines import evaluate
 from pipelines.classes import ClassSet
-from pipelines.config import LabelConfig
-from pipelines.stages.decide import png
-from pipelines.tables.labels import SCHEMA, LabelTable
-
-CLASSES = ClassSet.from_dict([{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}])
-
-
-def publish(output: Path, maps: dict[str, list[list[int]]], run_id: str = "r1", classes: ClassSet = CLASSES) -> None:
-    """Label rows as the job writes them; every left half is sure, every right half is not."""
-    rows = []
-    for asset, ids in maps.items():
-        class_map = np.array(ids, np.uint8)
-        height, width = class_map.shape
-        confidence = np.full((-(-height // 4), -(-width // 4)), 50, np.uint8)
-        confidence[:, : confidence.shape[1] // 2] = 250
-        rows.append(
-            {
-                **dict.fromkeys(SCHEMA.names),
-                "asset": asset,
-                "sequence": LabelTable(str(output / "labels")).next_sequence(),
-                "removed": False,
-                "class_map": png(class_map),
-                "confidence": png(confidence),
-                "keep_threshold": 0.5,
-                "evidence_key": asset,
-                "run_id": run_id,
-                "created_at": datetime.now(UTC),
-            }
-        )
-    LabelTable(str(output / "labels")).append(f"{run_id}.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
-    run = output / "runs" / run_id
-    run.mkdir(parents=True)
-    config = LabelConfig(corpus="photos", output=str(output)).model_dump(mode="json")
-    (run / "config.yaml").write_text(
-        yaml.safe_dump({**config, "digests": {"observe_id": "o", "models": {"clip": "c"}}})
-    )
-    (run / "classes.yaml").write_text(yaml.safe_dump(classes.to_dict()))
-
-
-def write_gold(folder: Path, maps: dict[str, list[list[int]]]) -> None:
-    folder.mkdir()
-    for name, ids in maps.items():
-        Image.fromarray(np.array(ids, np.uint8)).save(folder / f"{name}.png")
+from pipelines.tables.labels import LabelTable
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
@@ -67,10 +21,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, di
     printed = capsys.readouterr()
     lines = printed.out.strip().splitlines()
     return code, json.loads(lines[-1]) if lines else {}, printed.err
-
-
-def rectangle(left: int, right: int) -> list[list[int]]:
-    return [[left] * 4 + [right] * 4] * 4
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What a search makes large, and how its winner is chosen and judged, on counts whose answer is known."""
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from models.metrics import Confusion
 from pipelines.config import LabelConfig, parse
 from pipelines.evaluation.gold import IGNORED
 from pipelines.evaluation.score import Score
+from tuning.files import write_yaml
 from tuning.objectives import gold_counts, numbers, parse_objective
-from tuning.outcome import Half, choose, compare, front, verdict, write_yaml
+from tuning.outcome import Half, choose, compare, front, verdict
 
 CLASSES = 3
 
@@ -138,7 +141,8 @@ def test_the_winner_is_of_the_front_and_gains_in_every_objective() -> None:
 
 def test_the_yaml_is_what_label_corpus_reads(tmp_path: Path) -> None:
     config: Any = DecideConfig(mask_weight=0.25, par_dilations=(1, 3), keep_policy="fixed", grid_px=80)
-    write_yaml(tmp_path / "decide.yaml", config, ["a comment: with a colon", "and another"])
+    section = json.loads(json.dumps(dataclasses.asdict(config)))
+    write_yaml(tmp_path / "decide.yaml", {"decide": section}, ["a comment: with a colon", "and another"])
     given = ["--config", str(tmp_path / "decide.yaml"), "--corpus", "a", "--output", "b"]
     assert parse(LabelConfig, given, {}).decide == config
 

@@ -10,8 +10,10 @@ from models.decide.config import PARTS, DecideConfig, Given
 from pipelines.config import UsageError
 from pipelines.config_schema import settings
 from tuning.config import TuneLabelsConfig
+from tuning.labels_space import LabelSpace as Space
+from tuning.labels_space import build_space
 from tuning.objectives import parse_objective
-from tuning.space import Space, build_space, read_restriction
+from tuning.space import read_restriction
 
 ALL = typing.get_args(Given)
 FIELDS = {field.name: field for field in dataclasses.fields(DecideConfig)}

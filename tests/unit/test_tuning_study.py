@@ -9,9 +9,10 @@ from optuna.trial import TrialState
 
 from models.decide.config import DecideConfig
 from pipelines.config import UsageError
+from tuning.labels_space import LabelSpace as Space
+from tuning.labels_space import build_space
 from tuning.objectives import parse_objective
-from tuning.space import Space, build_space
-from tuning.study import FINISHED, StudySearch, hold, open_storage, resume, scheduler
+from tuning.study import FINISHED, Progress, StudySearch, claim, hold, open_storage, resume, scheduler
 from tuning.trial import rungs
 
 IMAGES = 50
@@ -34,9 +35,9 @@ class Killed(Exception):
 
 def run(folder: Path, space: Space, trials: int, seed: int = 5, kill_at: tuple[int, int] = (-1, 0)) -> list[Any]:
     """What Tune does with one trial at a time, without its processes. kill_at: dies in this trial and step."""
-    search = StudySearch(space, open_storage(folder), ["miou"], IMAGES, seed)
+    search = StudySearch(space, open_storage(folder), ["miou"], Progress("images", "images", IMAGES), seed)
     done = resume(search.study, space)
-    asha = scheduler(search.study, parse_objective("miou"), REPORTS)
+    asha = scheduler(search.study, "miou", "images", REPORTS[0], REPORTS[-1])
     for count in range(done, trials):
         name = f"tune-{count}"
         values = search.suggest(name)
@@ -100,6 +101,13 @@ def test_one_search_at_a_time_in_a_folder(tmp_path: Path) -> None:
     with hold(tmp_path), pytest.raises(UsageError, match="another process searches in"):
         hold(tmp_path)
     hold(tmp_path).close()
+
+
+def test_a_folder_belongs_to_one_search(tmp_path: Path) -> None:
+    claim(tmp_path / "new", {"seed": 1, "space": ["a"]})
+    claim(tmp_path / "new", {"seed": 1, "space": ["a"]})
+    with pytest.raises(UsageError, match=r"holds another search \(seed differs"):
+        claim(tmp_path / "new", {"seed": 2, "space": ["a"]})
 
 
 def test_rungs() -> None:

@@ -8,6 +8,7 @@ from pipelines.training.config import FREE
 
 #: Params that may differ between seeds of one recipe; `decide` is what a search found.
 MAY_DIFFER = (*FREE, "seed", "decide")
+JOBS = ("train_student", "tune_student", "tune_labels")
 MUST_AGREE_TAGS = ("job", "snapshot", "class_set_digest")
 
 
@@ -26,10 +27,8 @@ def seeds(registry: Registry, run_ids: Sequence[str]) -> list[Run]:
         raise UsageError(f"--run: {error}") from error
     first = given[0]
     job = first.tags.get("job")
-    if job not in ("train_student", "tune_labels"):
-        raise UsageError(
-            f"--run: {first.name} is a run of {job or 'something else'}; give one of train_student or tune_labels"
-        )
+    if job not in JOBS:
+        raise UsageError(f"--run: {first.name} is a run of {job or 'something else'}; give one of {', '.join(JOBS)}")
     if len(given) == 1:
         condition = f"tags.job = '{job}' and attributes.status = 'FINISHED'"
         others = registry.runs(condition, first.experiment_id)
