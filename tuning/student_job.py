@@ -55,7 +55,7 @@ def tune_student(config: TuneStudentConfig) -> dict[str, Any]:
             return _summary(done, folder)
         divided = _start(config, base, prepared, folder)
         settings = config.tracking
-        experiment = settings.experiment or config.labels or str(config.gold.uri)
+        experiment = settings.experiment or prepared.corpus
         with Tracker(
             experiment,
             folder.name,
