@@ -74,8 +74,12 @@ def local_resources() -> tuple[float, float]:
     return cpus, float(count)
 
 
-def start_ray(address: str, object_store_mb: int) -> None:
-    """Connect to the cluster at `address` (or of RAY_ADDRESS), or start one on this machine that ends with us."""
+def start_ray(address: str, object_store_mb: int, dashboard: bool = False) -> None:
+    """Connect to the cluster at `address` (or of RAY_ADDRESS), or start one on this machine that ends with us.
+
+    dashboard: with Ray's web server (on 127.0.0.1), of which Ray Train asks whether a training that was cut off is
+    dead, before it gives its resources back.
+    """
     # Ray's C++ part writes warnings of its own to our stderr, about actors that Ray Data itself lays out.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -99,7 +103,7 @@ def start_ray(address: str, object_store_mb: int) -> None:
     _connect(
         {
             "address": "local",
-            "include_dashboard": False,
+            "include_dashboard": dashboard,
             "num_cpus": int(cpus),
             "num_gpus": int(gpus),
             "object_store_memory": object_store_mb * 1024 * 1024,

@@ -119,7 +119,8 @@ def _inputs(config: TuneStudentConfig, space: StudentSpace, prepared: Prepared) 
 
 def _start(config: TuneStudentConfig, base: TrainConfig, prepared: Prepared, folder: Path) -> Share:
     """Ray, and how it is divided. Raises UsageError where a training does not fit on its share."""
-    execution.start_ray(config.execution.ray_address, config.execution.object_store_mb)
+    # Trials that are stopped early leave their training's resources to Ray Train's own clean-up.
+    execution.start_ray(config.execution.ray_address, config.execution.object_store_mb, dashboard=True)
     stop_on_signals()  # Ray has put handlers of its own in the place of ours.
     divided = share(config, config.trials, *execution.cluster_resources())
     plan = layout(base, divided.cpus, divided.gpus)

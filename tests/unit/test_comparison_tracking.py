@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from published import publish, rectangle
 
-from pipelines.tracking import Tracker
+from pipelines.tracking import Tracker, experiment_name
 from pipelines.tracking_read import read_run, stores
 from pipelines.tracking_store import ENVIRONMENT
 from tuning import compare
@@ -55,7 +55,7 @@ def test_runs_of_mlflow_and_the_page_as_an_artifact(tmp_path: Path, capsys: pyte
     assert numbers["sides"][3]["facts"]["snapshot"] == 1, "what a labeling run left is opened itself"
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("a corpus")
+    experiment = client.get_experiment_by_name(experiment_name("a corpus"))
     assert experiment is not None
     (logged,) = client.search_runs([experiment.experiment_id], "tags.job = 'compare'")
     assert {one.path for one in client.list_artifacts(logged.info.run_id)} == {"compare.html", "compare.json"}
