@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -100,6 +101,11 @@ def start_ray(address: str, object_store_mb: int, dashboard: bool = False) -> No
     # A plain ray.init leaves a token file behind that a later `ray start` would take as a wish for authentication.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     cpus, gpus = local_resources()
+    if dashboard:
+        common["dashboard_port"] = _free_port()
+        # Otherwise Ray Train looks for it among this machine's processes, and gives up where two of them are Ray's.
+        address = f"http://127.0.0.1:{common['dashboard_port']}"
+        common["runtime_env"]["env_vars"]["RAY_API_SERVER_ADDRESS"] = address
     _connect(
         {
             "address": "local",
@@ -111,6 +117,12 @@ def start_ray(address: str, object_store_mb: int, dashboard: bool = False) -> No
             **common,
         }
     )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _connect(options: dict[str, Any]) -> None:
