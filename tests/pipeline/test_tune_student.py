@@ -98,7 +98,8 @@ def check_mlflow(database: Path, rows: dict[str, Any], result: dict[str, Any]) -
     for run in children:
         row = rows[run.info.run_name]
         assert run.data.params["optim.lr"] == json.dumps(row["values"]["optim.lr"])
-        steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
+        # Told twice where a killed worker did steps again.
+        steps = sorted({point.step for point in client.get_metric_history(run.info.run_id, "loss")})
         assert steps[:2] == [5, 10] and steps[-1] >= row["numbers"]["step"]
         validated = [point.step for point in client.get_metric_history(run.info.run_id, "validation/miou")]
         assert validated[0] == VALIDATE and validated[-1] == row["numbers"]["step"]
