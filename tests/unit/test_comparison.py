@@ -21,6 +21,7 @@ from pipelines.training.config import TrainConfig
 from tuning import compare
 from tuning.comparison.classes import translate, unite
 from tuning.comparison.flow import Flow
+from tuning.comparison.numbers import Row, Spread, _gold
 from tuning.comparison.settings import class_changes, groups
 from tuning.comparison.sides import Side, common_start, short_names
 
@@ -235,3 +236,21 @@ def test_what_the_difference_layer_says() -> None:
     assert Differing(common, ["A", "B"], matching, 5).difference(found, judged).tolist() == [[0, 1, 2, 3, 4]]
     three = [*found, np.array([[0, 2, 1, 1, 1]], np.int32)]
     assert Differing(common, ["A", "B", "C"], None, 5).difference(three, None).tolist() == [[0, 2, 1, 1, 2]]
+
+
+def test_a_verdict_is_more_than_chance() -> None:
+    def row(*groups: tuple[float, ...], tests: int = 1) -> Row:
+        return Row("mIoU", 1, tuple(Spread(values) for values in groups), tests)
+
+    seeds = (0.50, 0.51, 0.52)
+    assert row(seeds, (0.60, 0.61, 0.62)).verdict(1) == "better"
+    assert row(seeds, (0.60, 0.61, 0.62), tests=1000).verdict(1) == "", "one of a thousand looks may do that"
+    assert row(seeds, (0.535,)).verdict(1) == "", "2.5 standard deviations: a fourth seed of the same may do that"
+    assert row(seeds, (0.40,)).verdict(1) == "worse"
+    assert row((0.5, 0.5), (0.6, 0.6)).verdict(1) == "", "equal seeds say nothing of what seeds differ by"
+    assert row((0.5,), (0.6,)).verdict(1) == ""
+
+
+def test_evaluations_of_other_masks_do_not_stand_beside_each_other() -> None:
+    one = {"gold": "masks", "split": None, "gold_digest": "a"}
+    assert _gold(one) == _gold(dict(one)) != _gold({**one, "gold_digest": "b"})

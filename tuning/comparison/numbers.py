@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy import stats
@@ -46,11 +46,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One number of every group; None where a group does not have it. better: 1 more, -1 less, 0 neither."""
+    """One number of every group; None where a group does not have it. better: 1 more, -1 less, 0 neither. tests: how
+    many rows of its kind are looked at, each with its chance of a false verdict (Bonferroni)."""
 
     name: str
     better: int
     cells: tuple[Spread | None, ...]
+    tests: int = 1
 
     def gain(self, group: int) -> float | None:
         """How much more a group has than the first one."""
@@ -58,17 +60,24 @@ class Row:
         return None if group == 0 or first is None or other is None else other.mean - first.mean
 
     def clear(self, group: int) -> bool:
-        """Whether that is more than seeds differ by: Welch's t-test at 5 % where both groups have several runs (B. L.
-        Welch, Biometrika, 1947), two standard deviations where one has. Of single runs nobody knows."""
+        """Whether that is more than seeds differ by, at 5 % over all `tests`. Of single runs nobody knows."""
+        p = self._chance(group)
+        return p is not None and p < LEVEL / self.tests
+
+    def _chance(self, group: int) -> float | None:
+        """p of the gain if both were the same: Welch's t-test where both groups have several runs (B. L. Welch,
+        Biometrika, 1947), the t-test of one more run where one has. None where no run differs from its siblings."""
         first, other, gain = self.cells[0], self.cells[group], self.gain(group)
         if first is None or other is None or not gain:
-            return False
-        spreads = [cell.sd for cell in (first, other) if cell.sd is not None]
-        if not spreads:
-            return False
-        if len(spreads) < 2 or not any(spreads):
-            return abs(gain) > 2 * max(spreads)
-        return bool(stats.ttest_ind(first.values, other.values, equal_var=False).pvalue < LEVEL)
+            return None
+        several = [cell for cell in (first, other) if cell.sd is not None]
+        if not any(cell.sd for cell in several):
+            return None
+        if len(several) == 2:
+            return float(stats.ttest_ind(first.values, other.values, equal_var=False).pvalue)
+        (cell,) = several
+        count = len(cell.values)
+        return float(2 * stats.t.sf(abs(gain) / ((cell.sd or 0.0) * math.sqrt(1 + 1 / count)), count - 1))
 
     def direction(self, group: int) -> int:
         """1 where a group's number is the better one, -1 where it is the worse one, by however little."""
@@ -120,8 +129,9 @@ def judged_numbers(sides: Sequence[Side], pixels: Pixels | None) -> tuple[str, l
     return f"Stored evaluations on {key[0]}{split}", [found[-1] if found else {} for found in chosen]
 
 
-def _gold(evaluation: Mapping[str, Any]) -> tuple[str, str | None]:
-    return str(evaluation.get("gold")), evaluation.get("split")
+def _gold(evaluation: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    """What an evaluation was made on: only numbers about the same masks stand beside each other."""
+    return str(evaluation.get("gold")), evaluation.get("split"), evaluation.get("gold_digest")
 
 
 def measures(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -154,6 +164,7 @@ def per_class(sides: Sequence[Side], groups: Sequence[Group], pixels: Pixels | N
     classes = list(dict.fromkeys(name for one in found for name in one))
     rows = [_row(name, [one.get(name) for one in found], groups, 1 if title == "IoU" else 0) for name in classes]
     rows = [row for row in rows if any(cell is not None and cell.mean for cell in row.cells)]
+    rows = [replace(row, tests=len(rows)) for row in rows]
     return title, sorted(rows, key=lambda row: -_range(row))
 
 
