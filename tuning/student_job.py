@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines import execution, storage
+from pipelines import execution, storage, tracking_pending
 from pipelines.config import TrackingConfig, UsageError
 from pipelines.flow.progress import duration, say
 from pipelines.flow.stop import RunFailed, stop_on_signals
-from pipelines.tracking import Tracker
+from pipelines.tracking import ChildRun, Tracker
 from pipelines.training import record
 from pipelines.training.config import TrainConfig
 from pipelines.training.finish import doubts
@@ -27,33 +27,41 @@ from tuning.student_search import Search, Searched, Tried
 from tuning.student_share import Share, share
 from tuning.student_space import StudentSpace, build_student_space
 from tuning.student_trial import Common, mlflow_run
-from tuning.study import SEARCH, claim, hold
+from tuning.study import LOCK, SEARCH, claim, hold
 
 TRIALS, RESULT, YAML, MEMORY = "trials", "result.json", "train.yaml", "tune"
 #: The MLflow run of the search, which goes on in it.
 MLFLOW = "mlflow.json"
 #: In the order in which they go.
-MADE = (RESULT, YAML, MEMORY, TRIALS, "study.journal", MLFLOW, "metrics.jsonl", SEARCH)
+MADE = (
+    RESULT, YAML, MEMORY, TRIALS, "study.journal", MLFLOW, tracking_pending.FOLDER, "metrics.jsonl", SEARCH,
+)  # fmt: skip
 
 
 def tune_student(config: TuneStudentConfig) -> dict[str, Any]:
     """Run the whole search; what the last line of stdout says. Raises UsageError, RunFailed, Interrupted."""
     started = time.monotonic()
     folder = _folder(config)
-    known = _read(folder / SEARCH)
+    known = {} if config.restart else _read(folder / SEARCH)
     base = _base(config, folder)
     space = build_student_space(base, config.scheduler, _restriction(config), f"--space {config.space}")
     base = space.base
     prepared = check(base, known.get("snapshot", config.snapshot))
     if not len(prepared.plan.validation):
         raise UsageError("nothing validates, so trials cannot be compared: set --data.validation_share, or give gold")
-    claim(folder, _inputs(config, space, prepared))
+    inputs = _inputs(config, space, prepared)
     with hold(folder):
-        done = _read(folder / RESULT)
+        if not config.restart:
+            claim(folder, inputs)
+        done = {} if config.restart else _read(folder / RESULT)
         if done.get("trials", -1) >= config.trials:
             say(f"the search in {folder} is finished; more --trials go on with it, --restart begins anew")
             return _summary(done, folder)
         divided = _start(config, base, prepared, folder)
+        if config.restart:  # only now: what is wrong with the new search costs nothing of the old one
+            for name in MADE:
+                record.remove(str(folder / name))
+            claim(folder, inputs)
         settings = config.tracking
         experiment = settings.experiment or prepared.corpus
         with Tracker(
@@ -84,11 +92,9 @@ def _folder(config: TuneStudentConfig) -> Path:
     if "://" in config.output:
         raise UsageError("--output is a folder that all machines see: a search writes its journal line by line")
     folder = Path(config.output).expanduser().resolve()
-    if config.restart:
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / SEARCH).exists():
-            raise UsageError(f"--restart: {folder} is not a search's folder, and nothing in it is removed")
-        for name in MADE:
-            record.remove(str(folder / name))
+    there = {one.name for one in folder.iterdir()} if config.restart and folder.is_dir() else set()
+    if there - {LOCK} and SEARCH not in there:
+        raise UsageError(f"--restart: {folder} is not a search's folder, and nothing in it is removed")
     return folder
 
 
@@ -256,9 +262,13 @@ def _track(
     names = ("trials", "resumed", "stopped_early", "miou", "default_miou", "search_seconds")
     tracker.metrics({name: result[name] for name in names})
     for row in result["all_trials"]:
+        told = {"stopped_early": row["stopped_early"], "winner": row["name"] == result["winner"]}
         if row["mlflow_run_id"]:
-            told = {"stopped_early": row["stopped_early"], "winner": row["name"] == result["winner"]}
             tracker.amend(row["mlflow_run_id"], told)
+        elif not (Path(row["output"]) / tracking_pending.FOLDER).exists():
+            # MLflow was away when it began: it has no run of its own, and waits with the search's.
+            numbers = {**row["numbers"], "seconds": row["seconds"]}
+            tracker.children([ChildRun(row["name"], row["values"], numbers, told)])
     for name in (YAML, RESULT):
         tracker.text((folder / name).read_text(), name)
     if config.labels is not None:

@@ -12,7 +12,7 @@ import optuna
 import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 
 from pipelines.flow.progress import say
 from pipelines.flow.stop import RunFailed
@@ -29,6 +29,8 @@ PROGRESS = Progress(STEP, FINISHED, 1.0)
 FIRST_RUNG = 0.15
 #: What the process of a trial asks for, which only waits; its training asks for itself.
 OWN_CPUS = 0.01
+#: A resource that only the head of a cluster has.
+HEAD = "node:__internal_head__"
 #: States that a trial of a population keeps: others may be about to take the last.
 STATES_KEPT = 3
 #: How long a stopped trial may take to end, s, before Tune ends it.
@@ -176,15 +178,23 @@ class Search:
             checkpoint_config=tune.CheckpointConfig(num_to_keep=STATES_KEPT if self.common.population else None),
         )
         known = str(memory / "students")
-        if self.common.population and tune.Tuner.can_restore(known):
+        if self.common.population and can_go_on(known):
             say("search: going on with the population of an earlier run")
-            tuner = tune.Tuner.restore(known, trainable, resume_unfinished=True, restart_errored=True)
+            # With the settings of trials that were not made yet.
+            tuner = tune.Tuner.restore(
+                known, trainable, resume_unfinished=True, restart_errored=True, param_space=params
+            )
         else:
             tuner = tune.Tuner(trainable, tune_config=planned, run_config=run_config, param_space=params)
         grid = fit(tuner)
         if grid.errors:
             raise RunFailed(f"{len(grid.errors)} trials failed, such as: {last_line(grid.errors[0])}")
         return grid
+
+
+def can_go_on(folder: str) -> bool:
+    """Whether Tune has a search here, and trials of it: one killed at its very beginning has none yet."""
+    return tune.Tuner.can_restore(folder) and any(Path(folder).glob("experiment_state-*.json"))
 
 
 def first_rung(steps: int, validate_every: int) -> int:
@@ -204,7 +214,15 @@ def first_points(space: StudentSpace, count: int, seed: int) -> list[dict[str, V
     return points[:count]
 
 
-def population(space: StudentSpace, every_steps: int) -> TrialScheduler:
+class NamedPopulation(PopulationBasedTraining):
+    """PBT, in which a trial that goes on from another's state keeps its own name, and with it its folder."""
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        return {**config, "name": trial.config["name"]}, operations
+
+
+def population(space: StudentSpace, every_steps: int) -> NamedPopulation:
     """PBT, which at each validation puts the worse quarter in the place of the better one."""
     ranges = {one.name: one for one in space.dimensions}
 
@@ -214,7 +232,7 @@ def population(space: StudentSpace, every_steps: int) -> TrialScheduler:
         }
         return {**config, "values": values}
 
-    return PopulationBasedTraining(
+    return NamedPopulation(
         time_attr=PBT_STEP,
         metric=PBT_METRIC,
         mode="max",
@@ -234,9 +252,15 @@ def _beside_the_driver(concurrent: int) -> dict[str, float]:
     """What a trial's own process asks for. It writes where the driver does, into the output and into MLflow's sqlite
     file, so it runs on the driver's machine (the head, for a driver outside of the cluster), and takes so much of it
     that no more fit than are to run at once."""
-    here = f"node:{ray.util.get_node_ip_address()}"
-    node = here if here in ray.cluster_resources() else "node:__internal_head__"
-    return {"CPU": OWN_CPUS, node: int(10_000 / concurrent) / 10_000}
+    machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
+    return {"CPU": OWN_CPUS, _machine(ray.util.get_node_ip_address(), machines): int(10_000 / concurrent) / 10_000}
+
+
+def _machine(address: str, machines: Sequence[Mapping[str, float]]) -> str:
+    """The resource that only the driver's machine has. The head goes by no address: a population that is gone on with
+    asks for the same as before, and the address may be another then."""
+    here = f"node:{address}"
+    return here if any(here in one and HEAD not in one for one in machines) else HEAD
 
 
 def tried_in(study: optuna.Study) -> list[Tried]:

@@ -78,7 +78,7 @@ class Reports:
     def __init__(self, steps: int, begun: int, population: bool) -> None:
         self.steps, self.step, self.population = steps, begun, population
         self.handed_on = begun
-        self.values: dict[str, float] = {PBT_METRIC: 0.0}
+        self.values: dict[str, float] = {}
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
         if step <= self.step:
@@ -96,9 +96,9 @@ class Reports:
         tune.report({STEP: step, PBT_STEP: step, **self.values}, checkpoint=state)
 
     def end(self, step: int, best: float, problem: str = "") -> None:
-        """The training is over."""
+        """The training is over; one that an earlier process has finished is not validated any more."""
         remark = {"problem": problem} if problem else {}
-        tune.report({STEP: step, **self.values, METRIC: float(best), FINISHED: 1.0, **remark})
+        tune.report({STEP: step, PBT_METRIC: float(best), **self.values, METRIC: float(best), FINISHED: 1.0, **remark})
 
 
 def mlflow_run(folder: Path) -> str:

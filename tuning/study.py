@@ -30,6 +30,8 @@ REDUCTION = 2.5
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 #: The file that says what a folder's search is about.
 SEARCH = "search.json"
+#: The file whose lock the process has that searches in a folder.
+LOCK = "lock"
 #: The attribute of a trial that it keeps when it is tried again.
 NAME = "name"
 
@@ -55,7 +57,11 @@ class OneWriter(JournalFileBackend):
 
 def hold(folder: Path) -> IO[bytes]:
     """Keep others from searching in this folder, for as long as the returned file is open. Raises UsageError."""
-    file = (folder / "lock").open("ab")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("ab")
+    except OSError as error:
+        raise UsageError(f"--output {folder} cannot be written: {error}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

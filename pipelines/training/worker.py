@@ -1,5 +1,6 @@
 """What every training process of Ray Train runs: take blocks of the stream, step, validate, checkpoint."""
 
+import json
 import tempfile
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from torch import Tensor
 from models.metrics import Confusion
 from pipelines.classes import ClassSet
 from pipelines.training import batches
-from pipelines.training.config import TrainConfig
+from pipelines.training.config import TrainConfig, learned_settings
 from pipelines.training.learner import Learner, lr_factor
 from pipelines.training.stream import TRAIN, Round, Shape, checkpoint_name, rounds_at_once, segment
 from pipelines.training.teachers import load_teachers
@@ -228,14 +229,22 @@ class Worker:
             confusion = torch.from_numpy(self.best.confusion)
             best = {**vars(self.best), "confusion": confusion}
         progress = {"stale": self.stale, "stopped": self.stopped, "history": self.history, "best": best}
+        progress["learned"] = self._learned()
         return {"learner": self.learner.state_dict(), **progress}
 
     def restore(self, folder: Path) -> None:
         saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
         self.learner.load_state_dict(saved["learner"])
-        self.stale, self.stopped, self.history = saved["stale"], saved["stopped"], saved["history"]
+        self.history = saved["history"]
+        if saved.get("learned", self._learned()) != self._learned():
+            return  # a state of other settings, of which these do not have the merits
+        self.stale, self.stopped = saved["stale"], saved["stopped"]
         if saved["best"] is not None:
             self.best = Best(**{**saved["best"], "confusion": saved["best"]["confusion"].numpy()})
+
+    def _learned(self) -> str:
+        """The settings that decide what is learned."""
+        return json.dumps(learned_settings(self.config), sort_keys=True, default=str)
 
     def _remember(self, record: dict[str, Any]) -> None:
         if self.rank == 0:

@@ -2,26 +2,43 @@
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from ray import tune
 
 from models.losses.config import RECIPE_NAMES, LossesConfig
 from pipelines.config import UsageError, parse
 from pipelines.config_schema import settings
 from pipelines.training.config import TrainConfig
 from pipelines.training.learner import Learner
+from pipelines.training.stream import Shape
+from pipelines.training.worker import STATE_FILE, Best, Worker, WorkerSettings
+from tuning import student_job, student_search
 from tuning.files import write_yaml
 from tuning.space import changed, value_at
 from tuning.student_config import TuneStudentConfig, reusable
-from tuning.student_job import keep_best, ranked
-from tuning.student_search import PROGRESS, NamedSearch, Tried, first_points, first_rung, population, tried_in
-from tuning.student_share import share
+from tuning.student_job import keep_best, ranked, tune_student
+from tuning.student_search import (
+    HEAD,
+    PROGRESS,
+    NamedSearch,
+    Search,
+    Tried,
+    first_points,
+    first_rung,
+    population,
+    tried_in,
+)
+from tuning.student_share import Share, share
 from tuning.student_space import StudentSpace, build_student_space
-from tuning.student_trial import METRIC, STEP
-from tuning.study import open_storage, resume
+from tuning.student_trial import METRIC, PBT_METRIC, STEP, Common, Reports
+from tuning.study import SEARCH, hold, open_storage, resume
 
 
 def training(**fields: Any) -> TrainConfig:
@@ -110,7 +127,7 @@ def test_a_population_changes_broken_numbers_only() -> None:
     points = first_points(found, 5, 3)
     assert points[0] == found.start() and len({str(one) for one in points}) == 5
     assert points == first_points(found, 5, 3) != first_points(found, 5, 4)
-    explore: Any = population(found, 10)._custom_explore_fn  # type: ignore[attr-defined]
+    explore: Any = population(found, 10)._custom_explore_fn
     far = explore({"name": "trial-0", "values": {"optim.lr": 7.0, "optim.weight_decay": 0.0}})
     assert far["values"] == {"optim.lr": 0.01, "optim.weight_decay": 0.0001}
 
@@ -225,3 +242,134 @@ def test_a_state_is_gone_on_from_with_other_settings() -> None:
     assert torch.equal(next(second.student.parameters()), next(first.student.parameters()))
     assert {group["base_lr"] for group in second.optimizer.param_groups} == {0.004}
     assert {group["weight_decay"] for group in second.optimizer.param_groups} == {0.1, 0.0}
+
+
+def test_a_trial_that_goes_on_from_anothers_state_keeps_its_name() -> None:
+    donor: Any = SimpleNamespace(config={"name": "trial-0", "values": {"optim.lr": 0.004}})
+    trial: Any = SimpleNamespace(config={"name": "trial-1", "values": {"optim.lr": 0.001}})
+    found, _ = population(space("pbt", restriction={"fields": ["optim.lr"]}), 10)._get_new_config(trial, donor)
+    assert found["name"] == "trial-1", "its folder is not the donor's"
+    assert found["values"] != trial.config["values"] and donor.config["name"] == "trial-0"
+
+
+def test_what_a_state_of_other_settings_came_to_is_not_ones_own(tmp_path: Path) -> None:
+    def worker(lr: float) -> Worker:
+        config = training(optim={"lr": lr}, student={"name": "ffnet-xs"}, early_stopping={"patience": 3})
+        sizes = Shape(1, 1, 4, 0, 64, 20, 10, 4)
+        made = WorkerSettings(config, sizes, 3, None, 8, 1, None)  # type: ignore[arg-type]
+        return Worker(made, Learner(config, 3, torch.device("cpu")), 0)
+
+    donor = worker(0.001)
+    donor.best, donor.stale, donor.stopped = Best(0.8, 10, np.zeros((3, 4), np.int64), {}), 3, True
+    torch.save(donor.state(), tmp_path / STATE_FILE)
+    same, other = worker(0.001), worker(0.004)
+    same.restore(tmp_path)
+    other.restore(tmp_path)
+    assert same.best is not None and (same.best.miou, same.stale, same.stopped) == (0.8, 3, True)
+    assert (other.best, other.stale, other.stopped) == (None, 0, False)
+
+
+def test_a_training_that_an_earlier_process_finished_tells_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "report", told.append)
+    Reports(30, 0, False).end(30, 0.6)
+    both = Reports(30, 0, False)
+    both.validation(30, {PBT_METRIC: 0.5, METRIC: 0.6})
+    both.end(30, 0.6)
+    assert [(one[PBT_METRIC], one[METRIC]) for one in told] == [(0.6, 0.6), (0.5, 0.6)]
+
+
+def refuse(*args: Any) -> Any:
+    raise UsageError("refused")
+
+
+class Reached(Exception):
+    """The search would begin."""
+
+
+def reach(*args: Any, **named: Any) -> Any:
+    raise Reached
+
+
+def test_restart_removes_nothing_before_all_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "search"
+    (folder / "mlflow-pending").mkdir(parents=True)
+    (folder / "trials").mkdir()
+    (folder / "result.json").write_text('{"trials": 20}')
+    (folder / SEARCH).write_text('{"seed": "of another search", "snapshot": 7}')
+    before = sorted(folder.iterdir())
+    config = TuneStudentConfig(output=str(folder), labels="labels", restart=True)
+    pinned: list[Any] = []
+
+    def check(base: TrainConfig, snapshot: int | None) -> Any:
+        pinned.append(snapshot)
+        return SimpleNamespace(plan=SimpleNamespace(validation=[1], digest="d"), snapshot=8, corpus="photos")
+
+    def left(error: type[Exception], **replaced: Callable[..., Any]) -> list[Path]:
+        for name, by in replaced.items():
+            monkeypatch.setattr(student_job, name, by)
+        with pytest.raises(error):
+            tune_student(config)
+        return sorted(path for path in folder.iterdir() if path.name != "lock")
+
+    assert left(UsageError, check=refuse) == before
+    with hold(folder):
+        assert left(UsageError, check=check) == before, "another process searches"
+    assert left(UsageError, _start=refuse) == before
+    assert left(Reached, _start=lambda *args: None, Tracker=reach) == [folder / SEARCH]
+    assert pinned == [None] * 3, "the old search's snapshot is forgotten as well"
+    assert "of another search" not in (folder / SEARCH).read_text()
+    (folder / SEARCH).unlink()  # killed between the two: only the lock is left
+    assert left(Reached) == [folder / SEARCH]
+
+
+def test_trials_without_a_run_of_their_own_wait_with_the_search(tmp_path: Path) -> None:
+    (tmp_path / "trial-2" / "mlflow-pending").mkdir(parents=True)
+    rows = [
+        {"name": f"trial-{number}", "output": str(tmp_path / f"trial-{number}"), "mlflow_run_id": run, "seconds": 2.0,
+         "values": {"optim.lr": 0.1}, "numbers": {METRIC: 0.5}, "stopped_early": False}
+        for number, run in enumerate(["known", "", ""])
+    ]  # fmt: skip
+    for name in ("train.yaml", "result.json"):
+        (tmp_path / name).touch()
+    numbers = dict.fromkeys(("trials", "resumed", "stopped_early", "miou", "default_miou", "search_seconds"), 0)
+    result = {**numbers, "winner": "trial-1", "all_trials": rows, "snapshot": 1, "student": str(tmp_path / "student")}
+    amended: list[str] = []
+    children: list[Any] = []
+    tracker: Any = SimpleNamespace(amend=lambda run, tags: amended.append(run), children=children.extend)
+    for name in ("params", "tags", "metrics", "text", "snapshot", "model"):
+        setattr(tracker, name, lambda *args: None)
+    config = TuneStudentConfig(output=str(tmp_path), labels="labels")
+    student_job._track(config, tracker, training(), result, tmp_path)
+    assert amended == ["known"]
+    (child,) = children
+    assert (child.name, child.params, child.tags["winner"]) == ("trial-1", {"optim.lr": 0.1}, True)
+    assert child.metrics == {METRIC: 0.5, "seconds": 2.0}, "trial-2 waits in its own folder"
+
+
+def test_a_population_is_gone_on_with_where_it_has_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[dict[str, Any]] = []
+    monkeypatch.setattr(student_search, "_beside_the_driver", lambda concurrent: {"CPU": 0.01})
+    monkeypatch.setattr(tune, "with_parameters", lambda trainable, **named: trainable)
+    monkeypatch.setattr(tune.Tuner, "restore", lambda *args, **named: restored.append(named))
+    monkeypatch.setattr(student_search, "fit", reach)
+    config = TuneStudentConfig(output=str(tmp_path), labels="labels", scheduler="pbt", trials=3)
+    common = Common(training(), None, Share(1, 2.0, 0.0), "", True)  # type: ignore[arg-type]
+    memory = tmp_path / "tune" / "students"
+    memory.mkdir(parents=True)
+    (memory / "tuner.pkl").touch()
+    search = Search(config, space("pbt"), common, tmp_path)
+    with pytest.raises(Reached):
+        search.run()
+    assert not restored, "killed before there was a trial"
+    (memory / "experiment_state-2026.json").touch()
+    with pytest.raises(Reached):
+        search.run()
+    (told,) = restored
+    assert set(told["param_space"]) == {"name", "values"}, "settings of trials that are not made yet"
+
+
+def test_the_head_goes_by_no_address() -> None:
+    head, other = {"node:10.0.0.1": 1.0, HEAD: 1.0}, {"node:10.0.0.2": 1.0}
+    found = [student_search._machine(address, [head, other]) for address in ("10.0.0.1", "10.0.0.2", "10.0.0.3")]
+    assert found == [HEAD, "node:10.0.0.2", HEAD]
