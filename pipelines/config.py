@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator
 
 from models.decide.config import DecideConfig
 from models.observe_config import HeatPromptConfig, ObserveConfig
@@ -107,6 +107,13 @@ class TrackingConfig(Section):
     uri: str = Field(default="", description="tracking server; default: MLFLOW_TRACKING_URI, or a local sqlite file")
     experiment: str = Field(default="", description="name of the MLflow experiment; default: the corpus")
     parent: str = Field(default="", description="id of the MLflow run that this one is a part of, such as a search")
+
+    @field_serializer("uri", when_used="json")
+    def _without_password(self, uri: str) -> str:
+        """All that is written of a config, to files, pages and MLflow, is made from its JSON values."""
+        from pipelines.tracking_names import without_password  # not for --help: it imports pyarrow
+
+        return without_password(uri)
 
 
 class LabelConfig(Section):

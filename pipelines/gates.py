@@ -101,8 +101,10 @@ def class_reasons(
 ) -> list[str]:
     """A sentence for each class that fell by more than `most`, or that is not measured any more; the worst first.
 
-    Classes that only the new side has cannot have fallen.
+    Classes that only the new side has cannot have fallen; but where the old side has none, nothing is known of any.
     """
+    if not any(_measured(before) for before in old.values()):
+        return [f"{what} by class was not measured (old values missing)"]
     fallen: list[tuple[float, str]] = []
     for name, before in old.items():
         after = new.get(name)

@@ -58,7 +58,8 @@ class Tracker:
 
     uri, output: see `choose_store`; in a Ray worker give the driver's `tracking_uri`. folder: where `metrics.jsonl`
     and what MLflow missed are written, a path or URL. parent: id of the MLflow run that this one is nested in. say:
-    told, once, what a person should know. system: whether the machine's load is logged too.
+    told, once, what a person should know. system: whether the machine's load is logged too. run_id: go on with this
+    MLflow run, if the store still has it.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Tracker:
         parent: str = "",
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
         system: bool = True,
+        run_id: str = "",
     ) -> None:
         self.enabled = enabled
         self.experiment = experiment_name(experiment)
@@ -82,7 +84,7 @@ class Tracker:
         self._say = say
         self._lines: list[str] = []
         self._pending = False  # something is kept in the folder
-        about = About(uuid.uuid4().hex, self.experiment, run_name, parent, started_ms=_now_ms())
+        about = About(uuid.uuid4().hex, self.experiment, run_name, parent, run_id, started_ms=_now_ms())
         self._delivery = Delivery(about, self.tracking_uri, artifacts, say, self._tell_loss)
         self._system = SystemMetrics(self._put_metrics) if system and enabled else None
 
@@ -124,10 +126,6 @@ class Tracker:
         self._put("params", config)
         text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
         self.tags({"config_digest": hashlib.sha256(text.encode()).hexdigest()})
-
-    def resume(self, run_id: str) -> None:
-        """Before the tracker is entered: go on with this MLflow run, if the store still has it."""
-        self._delivery.about.run_id = run_id
 
     def keep(self, records: Iterable[Mapping[str, object]]) -> None:
         """Put these in the place of all that `metrics.jsonl` holds: what an interrupted run left, up to where this one

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from pipelines import storage
-from pipelines.tracking_names import SQLITE
+from pipelines.tracking_names import SQLITE, without_password
 from pipelines.tracking_store import connect
 
 
 def log_student(
-    client: Any, tracking_uri: str, run_id: str, address: str, side_px: int, register: str | None, description: str
+    client: Any, tracking_uri: str, run_id: str, folder: Path, side_px: int, register: str | None, description: str
 ) -> dict[str, str]:
     """Log a student's ONNX file with a signature, and the files beside it; returns tags for the run.
 
-    address: its folder or URL. side_px: of the example picture. register: a name in the registry, where this becomes
+    folder: its own. side_px: of the example picture. register: a name in the registry, where this becomes
     the newest version.
     """
     import mlflow
@@ -29,20 +29,19 @@ def log_student(
 
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(tracking_uri)
-    with _local(address) as folder:
-        onnx = folder / "student.onnx"
-        example = np.zeros((1, 3, side_px, side_px), np.float32)
-        signature = ModelSignature(_tensor("images", example), _tensor("logits", _run(onnx, example)))
-        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
-            logged = mlflow.onnx.log_model(
-                load(str(onnx)),
-                name="student",
-                signature=signature,
-                pip_requirements=["onnxruntime"],
-                save_as_external_data=False,
-            )
-        # Our own jobs load a student from its card and weights; they ask the registry for the same folder.
-        client.log_model_artifacts(logged.model_id, str(folder))
+    onnx = folder / "student.onnx"
+    example = np.zeros((1, 3, side_px, side_px), np.float32)
+    signature = ModelSignature(_tensor("images", example), _tensor("logits", _run(onnx, example)))
+    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        logged = mlflow.onnx.log_model(
+            load(str(onnx)),
+            name="student",
+            signature=signature,
+            pip_requirements=["onnxruntime"],
+            save_as_external_data=False,
+        )
+    # Our own jobs load a student from its card and weights; they ask the registry for the same folder.
+    client.log_model_artifacts(logged.model_id, str(folder))
     tags = {"model_uri": str(logged.model_uri)}
     if register:
         version = create_version(client, register, str(logged.model_uri), run_id, logged.model_id, description)
@@ -63,8 +62,8 @@ def create_version(
 
 
 @contextlib.contextmanager
-def _local(address: str) -> Iterator[Path]:
-    """A folder, downloaded while it is used if it is not a local one."""
+def local(address: str) -> Iterator[Path]:
+    """A folder or URL as a folder, downloaded while it is used if it is not a local one."""
     if "://" not in address:
         yield Path(address)
         return
@@ -95,7 +94,7 @@ def registry_address(uri: str = "") -> str:
     tracking_uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     file = Path(tracking_uri.removeprefix(SQLITE))
     if not tracking_uri or (tracking_uri.startswith(SQLITE) and not file.is_file()):
-        raise FileNotFoundError(f"there is no MLflow registry at {tracking_uri or 'no address'}")
+        raise FileNotFoundError(f"there is no MLflow registry at {without_password(tracking_uri) or 'no address'}")
     return tracking_uri
 
 

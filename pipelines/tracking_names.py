@@ -94,7 +94,7 @@ def how_to_look(tracking_uri: str) -> str:
 
 
 def without_password(uri: str) -> str:
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+    return re.sub(r"(?<=://)([^/@:\s]*):[^/\s]*@", r"\1:***@", uri)
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from pipelines.tracking_store import About, Operation, RunWriter, is_refusal
 
 FOLDER = "mlflow-pending"
 ABOUT, OPERATIONS = "about.json", "operations.jsonl"
-#: Folders of an output that are large and hold no run of their own.
+#: Folders of an output that are large and hold no run; a job's own output may be called so too.
 SKIPPED = frozenset({"evidence", "labels", "manifest", "quarantine", "checkpoints", "student", "mlartifacts"})
 DEPTH = 4
 
@@ -59,11 +59,12 @@ def find(output: str) -> Iterator[str]:
         for entry in sorted(fs.ls(folder, detail=True), key=lambda one: str(one["name"])):
             name = str(entry["name"]).rstrip("/")
             last = name.rpartition("/")[2]
-            if entry["type"] != "directory" or last in SKIPPED:
+            if entry["type"] != "directory":
                 continue
-            if last == FOLDER:
-                if fs.exists(f"{name}/{ABOUT}"):
-                    yield scheme + name if scheme else name
+            kept = name if last == FOLDER else f"{name}/{FOLDER}" if last in SKIPPED else ""
+            if kept:
+                if fs.exists(f"{kept}/{ABOUT}"):
+                    yield scheme + kept
             elif depth:
                 yield from walk(name, depth - 1)
 

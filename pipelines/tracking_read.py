@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.tracking_names import choose_store
+from pipelines.tracking_names import choose_store, without_password
 from pipelines.tracking_store import connect
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -63,4 +63,6 @@ def read_run(run_id: str, uris: Iterable[str]) -> StoredRun:
             dict(run.data.metrics),
             dict(run.data.tags),
         )
-    raise LookupError(f"no run {run_id} in {', '.join(looked) or 'any MLflow store: none was found'}")
+    raise LookupError(
+        f"no run {run_id} in {', '.join(map(without_password, looked)) or 'any MLflow store: none was found'}"
+    )

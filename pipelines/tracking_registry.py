@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.tracking_models import create_version, registry_address
+from pipelines.tracking_names import without_password
 from pipelines.tracking_store import connect
 
 HISTORY = "champions"
@@ -29,12 +30,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model."""
+    """A version of a registered model. source: what was registered; of a model of MLflow `models:/` and its id."""
 
     name: str
     version: str
     run_id: str
     tags: Mapping[str, str]
+    source: str = ""
 
     def __str__(self) -> str:
         return f"models:/{self.name}/{self.version}"
@@ -57,7 +59,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            raise LookupError(f"there is no run {run_id} at {self.uri}") from error
+            raise LookupError(f"there is no run {run_id} at {without_password(self.uri)}") from error
 
     def runs(self, condition: str, experiment_id: str | None = None) -> Iterator[Run]:
         """Runs that meet a condition in MLflow's search language, the newest first; of all experiments, or of one."""
@@ -145,4 +147,4 @@ def _run(found: Any) -> Run:
 
 
 def _version(found: Any) -> Version:
-    return Version(found.name, str(found.version), found.run_id or "", dict(found.tags))
+    return Version(found.name, str(found.version), found.run_id or "", dict(found.tags), found.source or "")

@@ -1,6 +1,5 @@
 """What is logged, as data, and how MLflow takes it. Applying an operation twice changes nothing."""
 
-import contextlib
 import json
 import logging
 import os
@@ -26,6 +25,8 @@ ENVIRONMENT = {
 IMPORTING = threading.Lock()
 #: Tag of every run: what one is found by again that MLflow had not named yet when it was lost.
 KEY_TAG = "maskstream_run"
+#: Tag of a run: digest of the student that its model was made of.
+MODEL_TAG = "model_digest"
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,13 @@ class RunWriter:
     def _found(self) -> str:
         from mlflow.exceptions import MlflowException
 
-        run_id = ""
-        with contextlib.suppress(MlflowException):
-            run_id = self._about.run_id and str(self._client.get_run(self._about.run_id).info.run_id)
+        run_id = self._about.run_id
+        try:
+            run_id = run_id and str(self._client.get_run(run_id).info.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # else a store that is away would get a second run
+                raise
+            run_id = ""
         experiment = None if run_id else self._client.get_experiment_by_name(self._about.experiment)
         if experiment is not None:
             found = self._client.search_runs([experiment.experiment_id], f"tags.{KEY_TAG} = '{self._about.key}'")
@@ -153,10 +158,16 @@ class RunWriter:
         self._client.log_inputs(self.run_id, [DatasetInput(dataset=dataset, tags=tags)])
 
     def _model(self, operation: Operation) -> None:
-        from pipelines.tracking_models import log_student
+        from pipelines.references import student_digest
+        from pipelines.tracking_models import local, log_student
 
-        if "model_uri" not in self._client.get_run(self.run_id).data.tags:
-            self._log_tags(self.run_id, log_student(self._client, self._uri, self.run_id, **operation.values))
+        told = {**operation.values}
+        with local(told.pop("address")) as folder:
+            digest = student_digest(folder)
+            # A search that went on may have another winner than the one that its run has a model of.
+            if self._client.get_run(self.run_id).data.tags.get(MODEL_TAG) != digest:
+                tags = log_student(self._client, self._uri, self.run_id, folder, **told)
+                self._log_tags(self.run_id, {**tags, MODEL_TAG: digest})
 
     def _child(self, operation: Operation) -> None:
         """A finished run within this one."""
@@ -204,10 +215,15 @@ class RunWriter:
         return experiment, self._children
 
     def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """Raises ValueError for params that were something else before, which MLflow cannot change; the rest is there
+        then."""
         from mlflow.entities import Param
 
-        for part in batches(flatten(values).items()):
+        known, now = self._client.get_run(run_id).data.params, flatten(values)
+        for part in batches((name, value) for name, value in now.items() if name not in known):
             self._client.log_batch(run_id, params=[Param(name, value) for name, value in part])
+        if other := [name for name, value in now.items() if known.get(name, value) != value]:
+            raise ValueError(f"params cannot change, and stay as they were: {', '.join(other)}")
 
     def _log_tags(self, run_id: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag

@@ -73,6 +73,7 @@ def tune_student(config: TuneStudentConfig) -> dict[str, Any]:
             enabled=settings.enabled,
             parent=settings.parent,
             say=say,
+            run_id=_read(folder / MLFLOW).get("run_id", ""),
         ) as tracker:
             base = _tracked(base, tracker, folder, experiment)
             common = Common(base, prepared, divided, str(Path.cwd()), config.scheduler == "pbt")
@@ -140,13 +141,9 @@ def _start(config: TuneStudentConfig, base: TrainConfig, prepared: Prepared, fol
 
 def _tracked(base: TrainConfig, tracker: Tracker, folder: Path, experiment: str) -> TrainConfig:
     """The training, each trial of which is a run of MLflow within the search's."""
-    known = _read(folder / MLFLOW)
-    if known:
-        tracker.resume(known["run_id"])
     tracker.drain()
-    write = {"run_id": tracker.run_id} if tracker.run_id else known
-    if write:
-        write_json(folder / MLFLOW, write)
+    if tracker.run_id:
+        write_json(folder / MLFLOW, {"run_id": tracker.run_id})
     if tracker.run_id is None:
         return base.model_copy(update={"tracking": TrackingConfig(enabled=False)})
     told = TrackingConfig(uri=tracker.tracking_uri, experiment=experiment, parent=tracker.run_id)

@@ -16,9 +16,11 @@ mlflow=${MLFLOW_COMMAND:-mlflow}
 fail() { echo "serve.sh: $1" >&2; exit 2; }
 
 : "${MLFLOW_ARTIFACTS:?serve.sh: where artifacts go, such as s3://bucket/mlflow (credentials: AWS_*, MLFLOW_S3_ENDPOINT_URL)}"
-case "$database$users" in
-  *://*:*@*) fail "a password in MLFLOW_DATABASE_URL or MLFLOW_USERS_URL would be seen by everyone: put it in PGPASSWORD" ;;
-esac
+for url in "$database" "$users"; do
+  case "$url" in
+    *://*:*@*) fail "a password in MLFLOW_DATABASE_URL or MLFLOW_USERS_URL would be seen by everyone: put it in PGPASSWORD" ;;
+  esac
+done
 if [ -z "${MLFLOW_AUTH_ADMIN_PASSWORD:-}" ] && [ ! -e "$data/users.db" ]; then
   fail "MLFLOW_AUTH_ADMIN_PASSWORD is missing: the first start needs the password of the user ${MLFLOW_AUTH_ADMIN_USERNAME:-admin}"
 fi

@@ -128,9 +128,8 @@ def train_student(config: TrainConfig, part: Part | None = None) -> dict[str, An
         enabled=settings.enabled,
         parent=settings.parent,
         say=say,
+        run_id=found.mlflow_run_id,
     ) as tracker:
-        if found.mlflow_run_id:
-            tracker.resume(found.mlflow_run_id)
         if part:
             tracker.params(part.params)
         started = time.monotonic()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -247,3 +248,12 @@ def test_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(name)
     monkeypatch.setenv("MASKSTREAM_REPORT__IMAGES", "12")
     assert parse(LabelConfig, NEEDED).report.images == 12
+
+
+def test_what_is_written_of_a_config_has_no_password() -> None:
+    secret = "http://me:hunter@2@host:5000"
+    config = label("--tracking.uri", secret)
+    assert config.model_dump(mode="json")["tracking"]["uri"] == "http://me:***@host:5000"
+    assert "hunter" not in config.model_dump_json()
+    assert config.tracking.uri == pickle.loads(pickle.dumps(config)).tracking.uri == secret, "jobs and trials need it"
+    assert label("--tracking.uri", "http://host:5000").model_dump(mode="json")["tracking"]["uri"] == "http://host:5000"

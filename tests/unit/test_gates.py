@@ -49,6 +49,13 @@ def test_the_worst_class_comes_first_and_new_classes_cannot_fall() -> None:
     assert class_reasons({"cat": 0.5}, {"cat": 0.52}, 0.02) == []
 
 
+def test_a_limit_for_classes_stays_shut_where_none_was_measured() -> None:
+    for old in ({}, {"cat": None}, {"cat": float("nan")}):
+        assert class_reasons({"cat": 0.5}, old, 0.02) == ["IoU by class was not measured (old values missing)"]
+    gate = QualityGate(no_class_worse_than=0.05)
+    assert len(quality_reasons(gate, 0.7, 0.6, {"cat": 0.5}, {})) == 1
+
+
 def test_a_better_mean_does_not_excuse_a_class() -> None:
     classes = {"cat": 0.9, "dog": 0.4}, {"cat": 0.5, "dog": 0.5}
     assert quality_reasons(QualityGate(), 0.65, 0.5, *classes) == []

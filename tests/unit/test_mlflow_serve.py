@@ -24,6 +24,7 @@ def serve(tmp_path: Path, **env: str) -> tuple[int, str]:
         ({"MLFLOW_ARTIFACTS": ""}, "where artifacts go"),
         ({"MLFLOW_AUTH_ADMIN_PASSWORD": ""}, "MLFLOW_AUTH_ADMIN_PASSWORD is missing"),
         ({"MLFLOW_DATABASE_URL": "postgresql://mlflow:hunter2@db/mlflow"}, "put it in PGPASSWORD"),
+        ({"MLFLOW_USERS_URL": "postgresql://mlflow:hunter2@db/users"}, "put it in PGPASSWORD"),
         ({"MLFLOW_SERVER_HOST": "0.0.0.0"}, "is seen from outside"),
     ],
 )
@@ -31,6 +32,13 @@ def test_what_is_unsafe_or_missing_is_refused(changed: dict[str, str], told: str
     code, said = serve(tmp_path, **{**GOOD, **changed})
     assert code != 0 and told in said and "hunter2" not in said
     assert not (tmp_path / "data").exists()
+
+
+def test_databases_without_a_password_are_taken(tmp_path: Path) -> None:
+    urls = {name: f"postgresql://mlflow@db:5432/{name}" for name in ("MLFLOW_DATABASE_URL", "MLFLOW_USERS_URL")}
+    assert serve(tmp_path, **GOOD, MLFLOW_USERS_URL=urls["MLFLOW_USERS_URL"])[0] == 0
+    code, said = serve(tmp_path, **GOOD, **urls)
+    assert code == 0 and f"--backend-store-uri {urls['MLFLOW_DATABASE_URL']}" in said
 
 
 def test_it_listens_on_loopback_and_writes_no_secret(tmp_path: Path) -> None:

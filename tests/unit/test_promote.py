@@ -76,8 +76,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-def train(root: Path, name: str, seed: int, noise: float) -> str:
-    """A student, and its training as train_student.py logs it; evaluated by evaluate.py. Returns the MLflow run."""
+def train(root: Path, name: str, seed: int, noise: float, experiment: str = "shapes", run_id: str = "") -> str:
+    """A student, and its training as train_student.py logs it; evaluated by evaluate.py. Returns the MLflow run.
+
+    run_id: of one that goes on, as a search does."""
     output = Path(shutil.copytree(root / "first", root / name))
     student = _built(output)
     generator = torch.Generator().manual_seed(seed)
@@ -85,7 +87,8 @@ def train(root: Path, name: str, seed: int, noise: float) -> str:
         for weight in student.parameters():
             weight += noise * weight.abs().mean() * torch.randn(weight.shape, generator=generator)
     save_student(output / "student", student, load_card(output / "student"))
-    with Tracker("shapes", name, str(output), str(output), say=lambda text: None, system=False) as tracker:
+    folder = str(output)
+    with Tracker(experiment, name, folder, folder, say=lambda _: None, system=False, run_id=run_id) as tracker:
         tracker.params({"seed": seed, "output": str(output), "optim": {"steps": 40}})
         tracker.tags({"job": "train_student", "output": str(output), "validation_digest": name})
         tracker.tags({"student_digest": student_digest(output / "student")})
@@ -161,6 +164,23 @@ def test_students_are_promoted_refused_and_rolled_back(store: Path, capsys: pyte
     assert aliases("shapes") == {"champion": "1"} and tags("shapes", "3")["rolled_back_because"] == "night images"
     code, _, err = called(capsys, "--model", "shapes", "--rollback")
     assert code == 2 and "the only champion" in err
+
+
+def test_the_other_winner_of_a_search_that_went_on_is_another_version(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = train(store, "trial-1", 40, 0.0, "search")
+    command = ("--model", "searched", "--run", run_id)
+    assert called(capsys, *command)[0] == 0
+    assert train(store, "trial-2", 40, 0.5, "search", run_id) == run_id
+    code, found, err = called(capsys, *command)
+    assert (code, found["version"], found["champion"]) == (3, "2", "1"), err
+    means = [found["numbers"][side]["mean"] for side in ("champion", "challenger")]
+    assert means[0] > means[1], "each by the evaluation of its own student"
+    for number in (1, 2):
+        registered = resolve_student(f"models:/searched/{number}", tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
+        assert student_digest(registered.path) == student_digest(store / f"trial-{number}" / "student")
+    assert called(capsys, *command)[1]["version"] == "2", "it is registered once"
 
 
 def test_the_champion_is_a_labeler_and_a_teacher(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,6 +279,26 @@ def test_settings_of_decide_are_promoted_and_used(
     assert code == 0 and found["before"] == "2", (found, err)
     code, found, _ = called(capsys, *name, "--rollback")
     assert code == 0 and parse(LabelConfig, given, {}).decide.mask_weight == 0.71
+
+
+@pytest.mark.parametrize(
+    ("seed", "changed", "told"),
+    [
+        (1, {}, "two of the searches have the same seed"),
+        (2, {"corpus": "voc:other"}, "corpus is voc:other, not voc:VOC2012"),
+        (2, {"snapshot": 7}, "snapshot is 7, not None"),
+        (2, {"gold": "other"}, "gold is other"),
+        (2, {"objective": ["agreement"]}, "objective is ['agreement']"),
+    ],
+)
+def test_only_searches_for_the_same_count_as_seeds(
+    seed: int, changed: dict[str, Any], told: str, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (searched(tmp_path / str(n), 0.02, n_seed) for n, n_seed in enumerate((1, seed)))
+    result = second.parent / "result.json"
+    result.write_text(json.dumps({**json.loads(result.read_text()), **changed}))
+    code, _, err = called(capsys, "--model", "seeds", "--decide", f"{first},{second}")
+    assert code == 2 and told in err
 
 
 def test_what_cannot_be_promoted_is_told(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

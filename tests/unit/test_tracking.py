@@ -114,13 +114,14 @@ def test_what_mlflow_refuses_is_told_and_the_rest_is_logged(tmp_path: Path) -> N
     said: list[str] = []
     with Tracker("e", "r", str(tmp_path / "out"), str(tmp_path / "out/runs/r"), say=said.append) as tracker:
         tracker.params({"once": 1})
-        tracker.params({"once": 2})  # a param cannot change
+        tracker.params({"once": 2, "other": 3})  # a param cannot change
         tracker.metrics({"after": 1})
     assert tracker.failure is None
     assert len(said) == 2 and "MLflow does not take params of this run" in said[0]
     from mlflow import MlflowClient
 
-    assert MlflowClient(tracker.tracking_uri).get_run(tracker.run_id or "").data.metrics["after"] == 1.0
+    data = MlflowClient(tracker.tracking_uri).get_run(tracker.run_id or "").data
+    assert data.metrics["after"] == 1.0 and data.params == {"once": "1", "other": "3"}
 
 
 def test_disabled_tracking_imports_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines import tracking_delivery, tracking_pending
 from pipelines.tracking import ChildRun, Tracker
-from pipelines.tracking_store import ENVIRONMENT, RunWriter
+from pipelines.tracking_store import ENVIRONMENT, About, RunWriter
 from tuning import upload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +140,34 @@ def test_a_resumed_run_brings_what_its_first_leg_could_not_tell(tmp_path: Path, 
     assert second.failure is None
     assert check(uri).data.metrics["second"] == 1.0
     assert not list(tracking_pending.find(out))
+
+
+def test_a_run_that_cannot_be_looked_up_is_not_made_anew(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
+    gone = RunWriter(About("key", "photos", "run-1", run_id="0" * 32), uri, None)
+    assert gone.run_id != "0" * 32, "the store has no such run"
+
+    def away(*_: object) -> None:
+        raise MlflowException("a proxy does not answer")
+
+    monkeypatch.setattr(MlflowClient, "get_run", away)
+    with pytest.raises(MlflowException, match="a proxy"):
+        RunWriter(About("another", "photos", "run-1", run_id=gone.run_id), uri, None)
+    (experiment,) = (one for one in MlflowClient(uri).search_experiments() if one.name == "photos")
+    assert len(MlflowClient(uri).search_runs([experiment.experiment_id])) == 1
+
+
+@pytest.mark.parametrize("name", ["student", "labels"])
+def test_a_job_may_be_called_as_a_folder_of_an_output(name: str, tmp_path: Path) -> None:
+    about = About("key", "photos", "run-1")
+    kept = tracking_pending.save(str(tmp_path / "out" / name), about, [])
+    tracking_pending.save(str(tmp_path / "out" / name / "deeper"), about, [])
+    assert list(tracking_pending.find(str(tmp_path / "out"))) == [kept]
 
 
 def test_a_full_disk(tmp_path: Path, empty_store: Path) -> None:

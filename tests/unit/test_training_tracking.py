@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.students.build import build_student
 from models.students.card import StudentCard, load_card, save_student
@@ -36,12 +37,12 @@ def test_one_run_through_an_interruption_and_a_model_in_the_registry(tmp_path: P
     classes = ({"id": 0, "name": "background"}, {"id": 1, "name": "cat"})
     save_student(folder, student, StudentCard(StudentConfig("ffnet-xs"), classes, True, 64))
     export_onnx(student, folder / "student.onnx", 64)
-    second = Tracker("drive", "run", output, output, uri=store, say=said.append)
-    second.resume(str(first.run_id))
-    with second:
+    run_id = str(first.run_id)
+    with Tracker("drive", "run", output, output, uri=store, say=said.append, run_id=run_id) as second:
         second.keep([{"step": 5, "loss": 2.0}])
         second.metrics({"loss": 1.4}, 10)
         second.model(str(folder), 64, "drive", "a student")
+        second.model(str(folder), 64, "drive", "the same")  # once is enough
         second.drain()
     assert second.failure is None, said
     assert second.run_id == first.run_id
@@ -54,6 +55,14 @@ def test_one_run_through_an_interruption_and_a_model_in_the_registry(tmp_path: P
     client = MlflowClient(store, registry_uri=store)
     (run,) = client.search_runs([client.get_experiment_by_name("drive").experiment_id])
     assert run.info.status == "FINISHED" and run.data.tags["registered"] == "models:/drive/1"
+    with torch.no_grad():
+        next(student.parameters()).add_(1.0)
+    save_student(folder, student, load_card(folder))
+    with Tracker("drive", "run", output, output, uri=store, say=said.append, run_id=run_id) as third:
+        third.model(str(folder), 64, "drive", "another")
+    (again,) = client.search_runs([run.info.experiment_id])
+    assert again.data.tags["registered"] == "models:/drive/2", said
+    assert again.data.tags["model_uri"] != run.data.tags["model_uri"]
     signature = get_model_info("models:/drive/1").signature
     assert signature.inputs.inputs[0].shape == (-1, 3, -1, -1) and signature.outputs.inputs[0].shape[1] == 2
     found = resolve_student("models:/drive/1", cache=tmp_path / "cache", tracking_uri=store)

@@ -5,8 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.config import UsageError
 from tuning.promotion.gate import Judged, PromotionGate, Side
 from tuning.promotion.students import Incomparable
+
+#: What is equal among searches that differ by their seed; a snapshot is one of these labels.
+MUST_AGREE = ("corpus", "labels", "snapshot", "gold", "objective")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,18 @@ class Searched:
         """part: default or winner."""
         classes = (self.holdout.get("per_class_iou") or {}).get(part, {})
         return Judged(f"{self.who} (seed {self.result['seed']})", self.holdout[part].get(metric), classes)
+
+
+def check_seeds(searches: Sequence[Searched]) -> None:
+    """Raises UsageError where these are not searches for the same, of as many seeds."""
+    first = searches[0]
+    for one in searches[1:]:
+        for name in MUST_AGREE:
+            ours, theirs = first.result.get(name), one.result.get(name)
+            if ours != theirs:
+                raise UsageError(f"--decide: {one.who} is no other seed of {first.who}: {name} is {theirs}, not {ours}")
+    if len({one.result["seed"] for one in searches}) < len(searches):
+        raise UsageError("--decide: two of the searches have the same seed")
 
 
 def sides(gate: PromotionGate, new: Sequence[Searched], old: Searched | None) -> tuple[Side, Side, str]:

@@ -4,7 +4,7 @@ import getpass
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from pipelines.config import UsageError, config_digest
 from pipelines.flow.progress import say
 from pipelines.gates import read_gate
 from pipelines.tracking import Tracker, fetch_model
+from pipelines.tracking_names import without_password
 from pipelines.tracking_registry import Registry, Run, Version
+from pipelines.tracking_store import MODEL_TAG
 from tuning.promotion import decides, siblings, students
 from tuning.promotion.config import PromoteConfig
 from tuning.promotion.decides import Searched
 from tuning.promotion.gate import PromotionGate, Side, verdict
-from tuning.promotion.students import Incomparable
+from tuning.promotion.students import STUDENT, Incomparable
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 DECIDE, RESULT = "decide.yaml", "result.json"
@@ -59,8 +61,15 @@ def _students(this: Promotion, runs: Sequence[Run]) -> dict[str, Any]:
     model = runs[0].tags.get("model_uri", "")
     if not model:
         raise UsageError(f"--run: {runs[0].name} has no model in MLflow; it is not finished, or a trial of a search")
-    known = [one for one in this.registry.versions(this.config.model) if one.run_id == runs[0].run_id]
-    tags = {"kind": "student"}
+    student = runs[0].tags.get(STUDENT, "")
+    if runs[0].tags.get(MODEL_TAG, student) != student:
+        raise UsageError(
+            f"--run: the model of {runs[0].name} in MLflow is not of its newest student; log it again first"
+        )
+    # A search that goes on may have another winner: one run, several models.
+    made = (runs[0].run_id, model)
+    known = [one for one in this.registry.versions(this.config.model) if (one.run_id, one.source) == made]
+    tags = {"kind": "student", STUDENT: student}
     version = known[0] if known else _create(this, model, runs[0].run_id, tags, model.removeprefix("models:/"))
     this.registry.tag(version, tags)
     old = _runs_of(this) if this.champion else []
@@ -76,13 +85,16 @@ def _runs_of(this: Promotion) -> list[Run]:
     assert this.champion is not None
     ids = json.loads(this.champion.tags.get("seeds", "[]")) or [this.champion.run_id]
     try:
-        return [this.registry.run(run_id) for run_id in ids]
+        itself, *others = [this.registry.run(run_id) for run_id in ids]
     except LookupError as error:
         raise UsageError(f"the run of {this.champion}, the champion, is gone: {error}") from error
+    student = this.champion.tags.get(STUDENT) or itself.tags.get(STUDENT, "")
+    return [replace(itself, tags={**itself.tags, STUDENT: student}), *others]
 
 
 def _decides(this: Promotion, searches: Sequence[Searched]) -> dict[str, Any]:
     _check_kind(this, "decide")
+    decides.check_seeds(searches)
     digest = config_digest_of(searches[0])
     known = [one for one in this.registry.versions(this.config.model) if one.tags.get("config_digest") == digest]
     version = known[0] if known else _register_decide(this, searches[0], digest)
@@ -150,7 +162,7 @@ def _register_decide(this: Promotion, searched: Searched, digest: str) -> Versio
             tracker.text(json.dumps(searched.result, indent=2), f"decide/{RESULT}")
             tracker.drain()
         if tracker.failure or not tracker.run_id:
-            raise RuntimeError(f"the registry at {uri} cannot be used: {tracker.failure}")
+            raise RuntimeError(f"the registry at {without_password(uri)} cannot be used: {tracker.failure}")
         source = f"{this.registry.artifact_uri(tracker.run_id)}/decide"
     return _create(this, source, tracker.run_id, {"kind": "decide", "config_digest": digest}, None)
 
@@ -238,7 +250,7 @@ def rollback(config: PromoteConfig) -> dict[str, Any]:
     this = Promotion.open(config)
     registry, name = this.registry, config.model
     if this.champion is None:
-        raise UsageError(f"--rollback: {name} has no champion in {registry.uri}")
+        raise UsageError(f"--rollback: {name} has no champion in {without_password(registry.uri)}")
     history = registry.history(name)
     if len(history) < 2:
         raise UsageError(f"--rollback: {this.champion} is the only champion that {name} has had")

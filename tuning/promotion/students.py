@@ -7,6 +7,8 @@ from tuning.promotion.gate import Judged, PromotionGate, Side
 
 #: Where each kind of run keeps IoU by class.
 EVALUATED, VALIDATED = "per_class_iou/", "iou/"
+#: Tag of a run and of a version: the student's digest. A search's run has that of its latest winner.
+STUDENT = "student_digest"
 
 
 class Incomparable(Exception):
@@ -43,8 +45,8 @@ def _validated(gate: PromotionGate, new: Sequence[Run], old: Sequence[Run]) -> t
 def _evaluated(
     registry: Registry, gate: PromotionGate, new: Sequence[Run], old: Sequence[Run]
 ) -> tuple[Side, Side | None, str]:
-    found = {run.run_id: evaluations(registry, run) for run in (*new, *old)}
-    first = [found[runs[0].run_id] for runs in (new, old) if runs]
+    found = {run.tags.get(STUDENT): evaluations(registry, run) for run in (*new, *old)}
+    first = [found[runs[0].tags.get(STUDENT)] for runs in (new, old) if runs]
     for runs, evaluated in zip([one for one in (new, old) if one], first, strict=True):
         if not evaluated:
             raise Incomparable(f"{runs[0].name} was not evaluated: {_how(runs[0])}")
@@ -63,15 +65,15 @@ def _evaluated(
         raise Incomparable(f"several golds judged both ({names}): name the one that counts in the gate, as `gold`")
     digest = max(common, key=lambda one: first[0][one].started_ms)
     made = [
-        [_judged(run, found[run.run_id][digest], gate.metric, EVALUATED) for run in runs if digest in found[run.run_id]]
-        for runs in (new, old)
+        [_judged(run, one[digest], gate.metric, EVALUATED) for run, one in measured if digest in one]
+        for measured in ([(run, found[run.tags.get(STUDENT)]) for run in runs] for runs in (new, old))
     ]
     return Side(made[0]), Side(made[1]) if made[1] else None, f"evaluation on gold {gold_name(first[0][digest])}"
 
 
 def evaluations(registry: Registry, run: Run) -> dict[str, Run]:
     """Runs of evaluate.py that judged this training's student: the newest for each gold, by the gold's digest."""
-    student = run.tags.get("student_digest")
+    student = run.tags.get(STUDENT)
     if not student:
         return {}
     condition = f"tags.job = 'evaluate' and tags.student_digest = '{student}' and attributes.status = 'FINISHED'"
