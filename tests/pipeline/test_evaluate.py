@@ -10,6 +10,7 @@ from PIL import Image
 
 from models.decide.config import HEAT_ONLY
 from pipelines import evaluate
+from pipelines.tracking import experiment_name
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_labels_beside_what_they_must_beat(
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{output.parent}/mlflow.db")
-    experiment = client.get_experiment_by_name(f"voc:{layout}")
+    experiment = client.get_experiment_by_name(experiment_name(f"voc:{layout}"))
     assert experiment is not None
     (logged,) = client.search_runs([experiment.experiment_id])
     assert logged.data.metrics["miou"] == pytest.approx(found["miou"])

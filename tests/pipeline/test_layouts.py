@@ -167,7 +167,7 @@ def test_corpus_and_output_on_s3(
 
 def test_ray_job_submit(job: Job, photos: Path, tmp_path: Path) -> None:
     output, temporary = tmp_path / "out", Path(f"/tmp/ms-{os.getpid()}")
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     # The job's `python` is the one that the head finds first.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**job.env, "RAY_TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled", "PATH": path}
@@ -175,7 +175,8 @@ def test_ray_job_submit(job: Job, photos: Path, tmp_path: Path) -> None:
     head = subprocess.Popen(
         [
             ray, "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", "--include-dashboard=true", f"--temp-dir={temporary}",
+            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", "--include-dashboard=true",
+            f"--temp-dir={temporary}",
             "--object-store-memory=300000000", "--disable-usage-stats",
         ],
         env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,

@@ -132,7 +132,7 @@ def check_mlflow(output: Path, stored: dict[str, Any]) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{output.parent}/mlflow.db")
-    (experiment,) = [one for one in client.search_experiments() if one.name.startswith("voc:")]
+    (experiment,) = [one for one in client.search_experiments() if one.name.startswith("voc")]
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if run.data.tags.get("job") == "tune_labels"]
     assert parent.data.metrics["search/default/miou"] == stored["search"]["default"]["miou"]
