@@ -253,7 +253,8 @@ def _beside_the_driver(concurrent: int) -> dict[str, float]:
     file, so it runs on the driver's machine (the head, for a driver outside of the cluster), and takes so much of it
     that no more fit than are to run at once."""
     machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
-    return {"CPU": OWN_CPUS, _machine(ray.util.get_node_ip_address(), machines): int(10_000 / concurrent) / 10_000}
+    # A tenth is left to Ray Train, which asks for a little of the head for each training.
+    return {"CPU": OWN_CPUS, _machine(ray.util.get_node_ip_address(), machines): int(9_000 / concurrent) / 10_000}
 
 
 def _machine(address: str, machines: Sequence[Mapping[str, float]]) -> str:
