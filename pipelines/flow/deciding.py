@@ -26,11 +26,14 @@ ROWS_PER_TASK = 64
 @dataclass
 class Plan:
     """work: rows of WORK to decide. removals: label rows that say an asset has no label any more. reused: how many
-    assets have the label that they should have already."""
+    assets have the label that they should have already. corrected: how many have corrections by people that count;
+    stale: assets with corrections of bytes that they do not have any more."""
 
     work: list[dict[str, Any]] = field(default_factory=list)
     removals: list[dict[str, Any]] = field(default_factory=list)
     reused: int = 0
+    corrected: int = 0
+    stale: list[str] = field(default_factory=list)
 
 
 def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
@@ -39,6 +42,7 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
     for batch in run.labels.newest(["asset", "label_key", "evidence_key"], batch_rows=4096):
         for row in batch.to_pylist():
             current[row["asset"]] = (row["label_key"], row["evidence_key"])
+    people = run.human.known()
     result = Plan()
     for wanted in rows:
         if wanted.asset in known.bad and wanted.asset in current:
@@ -47,12 +51,18 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
             continue
         shard, evidence_key, image_digest = known.evidence[wanted.asset]
         second = known.second.get(wanted.asset, [])
-        key = run.label_key(evidence_key, wanted.weak_digest, [key for *_, key in second])
+        corrections = people.get(wanted.asset, [])
+        human = [one for one, drawn_on in corrections if drawn_on == image_digest]
+        result.corrected += bool(human)
+        result.stale += [wanted.asset] if len(human) < len(corrections) else []
+
+        # Keys with none, one, two ... of the corrections: the last is the one that the label should have.
+        made_from = (evidence_key, wanted.weak_digest, [key for *_, key in second])
+        *earlier, key = (run.label_key(*made_from, human[:count]) for count in range(len(human) + 1))
         before = current.get(wanted.asset)
         if before and before[0] == key:
             result.reused += 1
             continue
-        cause = "new image" if before is None else "new evidence" if before[1] != evidence_key else "new decision"
         result.work.append(
             {
                 "asset": wanted.asset,
@@ -64,8 +74,9 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
                 "weak": wanted.weak,
                 "weak_digest": wanted.weak_digest,
                 "weak_problems": list(wanted.weak_problems),
+                "human": json.dumps(human) if human else "",
                 "label_key": key,
-                "cause": cause,
+                "cause": _cause(before, evidence_key, earlier),
             }
         )
     gone = run.manifest.gone()
@@ -73,6 +84,16 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
     # One task reads few shards.
     result.work.sort(key=lambda row: (row["shard"], row["asset"]))
     return result
+
+
+def _cause(before: tuple[str, str] | None, evidence_key: str, earlier: Sequence[str]) -> str:
+    """Why a label is made. before: (label key, evidence key) of the one that is there. earlier: the keys that it would
+    have with fewer of the corrections."""
+    if before is None:
+        return "new image"
+    if before[1] != evidence_key:
+        return "new evidence"
+    return "human" if before[0] in earlier else "new decision"
 
 
 @dataclass
@@ -143,6 +164,7 @@ def _decide(
     config = DecideStageConfig(
         store=run.store,
         labels_url=run.labels.url,
+        human_url=run.human.url,
         prefix=prefix,
         classes=run.classes,
         text=text,

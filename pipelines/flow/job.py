@@ -30,6 +30,8 @@ from pipelines.text import text_bank
 
 # Images an actor hands to the models at once; reading the next ones goes on meanwhile.
 CHUNK_IMAGES = {"cpu": 4, "cuda": 16}
+# So many stale corrections are told on the terminal; all of them are in summary.json.
+TOLD_STALE = 20
 
 
 @dataclass
@@ -281,6 +283,8 @@ def _finish(
         "decide_images_per_second": round(decided.images_per_second, 3),
         "evidence_bytes_per_image": round(observed.bytes / max(1, observed.observed)),
         "quarantine_reasons": dict(Counter(row["error"] for row in known.bad.values())),
+        "corrected_by_people": todo.corrected,
+        "stale_corrections": todo.stale,
         "failures": failures[:100],
     }
     from pipelines.flow.present import present
@@ -305,6 +309,8 @@ def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
         f"{details['images']:,} images: {details['labeled']:,} labeled, {details['reused']:,} as they were, "
         f"{details['quarantined']:,} in quarantine, {details['unlabeled']:,} without a label ({took})"
     )
+    for asset in details["stale_corrections"][:TOLD_STALE]:
+        say(f"correction not used: {asset} has other bytes than the person saw; it is kept in {run.human.url}")
     if details["unlabeled"] and observed.out_of_budget:
         say("the budget is used up; run the same command again for the rest")
     elif details["unlabeled"] and run.config.from_evidence:

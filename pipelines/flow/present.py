@@ -46,12 +46,16 @@ def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportB
                 builder.add(_item(row, guides[row["evidence_key"]]))
     text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     rows = (QuarantineRow(r["asset"], r["stage"], f"{r['error']}: {r['reason']}") for r in known.bad.values())
-    told = [(name, value) for name, value in details.items() if name not in ("report", "failures") and value != {}]
+    told = [
+        (name, value) for name, value in details.items() if name not in ("report", "failures") and value not in ({}, [])
+    ]
     numbers = {name: _flat(value) for name, value in told}
     return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows), builder
 
 
 def _flat(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(map(str, value[:20])) + (f" and {len(value) - 20} more" if len(value) > 20 else "")
     return ", ".join(f"{name} {number}" for name, number in value.items()) if isinstance(value, dict) else value
 
 
