@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -86,6 +87,13 @@ def upload(local: Path, url: str) -> None:
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     shutil.move(local, temporary)
     Path(temporary).replace(path)
+
+
+def modified(url: str) -> datetime:
+    """When a file was last changed, in UTC."""
+    fs, path = filesystem(url)
+    found: datetime = fs.modified(path)
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def tree(url: str) -> list[str]:
