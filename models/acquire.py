@@ -35,7 +35,7 @@ def pick_regions(scores: Scores, radius: int, count: int, least: float = 1e-4) -
     scores: of `region_scores`. Squares with less than `least` are not worth a look.
     """
     left = scores.copy()
-    found = []
+    found: list[tuple[int, int, float]] = []
     while len(found) < count and left.size:
         row, column = np.unravel_index(int(left.argmax()), left.shape)
         score = float(left[row, column])

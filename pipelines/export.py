@@ -7,8 +7,8 @@
 One snapshot is exported, image by image, so a corpus of any size takes the same memory. The same command again does
 nothing, or finishes what was stopped; after the labels changed it brings the folder up to date. What is in the folder:
 
-    coco           annotations/instances.json (RLE, exact), images/
-    coco-panoptic  annotations/panoptic.json, annotations/panoptic/*.png, images/
+    coco           annotations/instances_SPLIT.json (RLE, exact), images/
+    coco-panoptic  annotations/panoptic_SPLIT.json, annotations/panoptic_SPLIT/*.png, images/
     yolo           data.yaml, images/SPLIT/, labels/SPLIT/ (polygons, exact as trainers draw them)
     voc            VOCdevkit/VOC2012/ with JPEGImages, SegmentationClass (palette PNGs), ImageSets, labelmap.txt
     huggingface    data/SPLIT-*.parquet with image, label and confidence, README.md (the card), id2label.json

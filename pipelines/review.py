@@ -10,7 +10,7 @@ boxes point out the regions. What is in the folder:
 
     label-studio  tasks.json (import), label_config.xml (Labeling Interface), images/ (serve them, see --image_url)
     cvat          annotations.xml ("CVAT for images 1.1"), images/
-    coco          annotations/instances.json, images/
+    coco          annotations/instances_default.json, images/
     fiftyone      labels.json and data/ (COCODetectionDataset, label_types="segmentations")
     all           review.json: what was sent out; import needs it
 

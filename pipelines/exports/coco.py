@@ -1,4 +1,4 @@
-"""COCO: instances.json (objects as RLE), and panoptic.json with a PNG of segment ids for every image."""
+"""COCO: instances_SPLIT.json (objects as RLE), and panoptic_SPLIT.json with a PNG of segment ids for every image."""
 
 import io
 from typing import Any
@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipelines.exports.regions import merge_smallest, regions, run_lengths
 from pipelines.exports.snapshot import VOID, Snapshot
-from pipelines.exports.writer import Item, Spool, Writer, entries_of, write_json
+from pipelines.exports.writer import Item, Spool, Target, Writer, entries_of, write_json
 
 
 def category_ids(snapshot: Snapshot) -> dict[int, int]:
@@ -31,14 +31,24 @@ def head(snapshot: Snapshot) -> dict[str, Any]:
     return {"info": {"description": about, "version": str(snapshot.version)}, "licenses": [], "categories": categories}
 
 
+class Lists:
+    """The images and annotations of one split."""
+
+    def __init__(self) -> None:
+        self.images, self.annotations = Spool(), Spool()
+
+    def write(self, target: Target, path: str, first: dict[str, Any]) -> None:
+        write_json(target, path, first, {"images": self.images, "annotations": self.annotations})
+
+
 class CocoWriter(Writer):
-    """annotations/instances.json, images/."""
+    """annotations/instances_SPLIT.json, images/."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.needs_photographs = self.config.images == "copy"
         self.category_of = category_ids(self.snapshot)
-        self.images, self.annotations = Spool(), Spool()
+        self.lists: dict[str, Lists] = {}
 
     def encode(self, item: Item) -> Any:
         copy_photograph(self, item)
@@ -46,11 +56,12 @@ class CocoWriter(Writer):
         return [(self.category_of[part.class_id], *run_lengths(part, item.size)) for part in found]
 
     def add(self, item: Item, encoded: Any) -> None:
-        self.images.add(image_entry(item))
+        lists = self.lists.setdefault(item.split, Lists())
+        lists.images.add(image_entry(item))
         for category, segmentation, box, area in encoded:
-            self.annotations.add(
+            lists.annotations.add(
                 {
-                    "id": self.annotations.count + 1,
+                    "id": lists.annotations.count + 1,
                     "image_id": item.entry.number,
                     "category_id": category,
                     "segmentation": segmentation,
@@ -61,19 +72,20 @@ class CocoWriter(Writer):
             )
 
     def close(self) -> dict[str, Any]:
-        lists = {"images": self.images, "annotations": self.annotations}
-        write_json(self.target, "annotations/instances.json", head(self.snapshot), lists)
-        return {"annotations": self.annotations.count}
+        for split, lists in self.lists.items():
+            lists.write(self.target, f"annotations/instances_{split}.json", head(self.snapshot))
+        return {"annotations": sum(lists.annotations.count for lists in self.lists.values())}
 
 
 class PanopticWriter(Writer):
-    """annotations/panoptic.json, annotations/panoptic/*.png, images/. What belongs to no class is 0, COCO's void."""
+    """annotations/panoptic_SPLIT.json and annotations/panoptic_SPLIT/*.png, images/. What belongs to no class is 0,
+    COCO's void."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.needs_photographs = self.config.images == "copy"
         self.category_of = category_ids(self.snapshot)
-        self.images, self.annotations = Spool(), Spool()
+        self.lists: dict[str, Lists] = {}
         self.segments = 0
 
     def encode(self, item: Item) -> Any:
@@ -86,21 +98,22 @@ class PanopticWriter(Writer):
             _, box, area = run_lengths(part, item.size)
             category = self.category_of[part.class_id]
             segments.append({"id": number, "category_id": category, "bbox": box, "area": area, "iscrowd": 0})
-        self.target.write(f"annotations/panoptic/{item.entry.name}.png", segment_png(segment_ids))
+        self.target.write(f"annotations/panoptic_{item.split}/{item.entry.name}.png", segment_png(segment_ids))
         return segments
 
     def add(self, item: Item, encoded: Any) -> None:
-        self.images.add(image_entry(item))
+        lists = self.lists.setdefault(item.split, Lists())
+        lists.images.add(image_entry(item))
         self.segments += len(encoded)
         name = f"{item.entry.name}.png"
-        self.annotations.add({"image_id": item.entry.number, "file_name": name, "segments_info": encoded})
+        lists.annotations.add({"image_id": item.entry.number, "file_name": name, "segments_info": encoded})
 
     def close(self) -> dict[str, Any]:
         first = head(self.snapshot)
         thing = int(self.config.instances == "components")
         first["categories"] = [{**category, "isthing": thing} for category in first["categories"]]
-        lists = {"images": self.images, "annotations": self.annotations}
-        write_json(self.target, "annotations/panoptic.json", first, lists)
+        for split, lists in self.lists.items():
+            lists.write(self.target, f"annotations/panoptic_{split}.json", first)
         return {"segments": self.segments}
 
 

@@ -15,9 +15,9 @@ from pipelines.reviewing.review import Drawn, Mask, Review, ReviewImage, ReviewW
 
 
 class CocoReviewWriter(ReviewWriter):
-    """annotations/instances.json; image entries carry `regions` ([x, y, width, height]) and `value`."""
+    """annotations/instances_default.json; image entries carry `regions` ([x, y, width, height]) and `value`."""
 
-    path = "annotations/instances.json"
+    path = "annotations/instances_default.json"
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)

@@ -53,8 +53,8 @@ class CvatReviewWriter(ReviewWriter):
         return shapes
 
     def add(self, image: ReviewImage, encoded: Any) -> None:
-        size = {"width": str(image.width), "height": str(image.height)}
-        entry = ElementTree.SubElement(self.root, "image", id=str(self.count), name=image.file, **size)
+        about = {"id": str(self.count), "name": image.file, "width": str(image.width), "height": str(image.height)}
+        entry = ElementTree.SubElement(self.root, "image", about)
         for kind, attributes in encoded:
             ElementTree.SubElement(entry, kind, attributes)
         self.count += 1

@@ -49,7 +49,7 @@ def test_coco_loads_in_pycocotools_and_faster_coco_eval(
     out = tmp_path / "coco"
     summary = run(capsys, scene, "--to", "coco", "--output", out)
     assert (summary["images"], summary["skipped"]) == (len(scene.maps), 0)
-    coco = COCO(str(out / "annotations/instances.json"))
+    coco = COCO(str(out / "annotations/instances_train.json"))
     assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1)) and min(coco.imgs) == 1 and min(coco.cats) == 1
     assert {c["name"] for c in coco.cats.values()} == {"cat", "dog"}
     for image in coco.imgs.values():
@@ -65,7 +65,7 @@ def test_coco_loads_in_pycocotools_and_faster_coco_eval(
         with Image.open(out / "images" / image["file_name"]) as picture:
             assert picture.size == (image["width"], image["height"])
             assert picture.getexif().get(0x0112, 1) == 1
-    faster = FasterCOCO(str(out / "annotations/instances.json"))
+    faster = FasterCOCO(str(out / "annotations/instances_train.json"))
     results = faster.loadRes([{**a, "score": 0.9} for a in faster.dataset["annotations"]])
     judge = COCOeval_faster(faster, results, "segm", print_function=lambda *_: None)
     judge.run()
@@ -74,11 +74,11 @@ def test_coco_loads_in_pycocotools_and_faster_coco_eval(
 
 def test_panoptic_ids_and_segments_agree(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, scene, "--to", "coco-panoptic", "--output", tmp_path, "--images", "none", "--keep", "row")
-    data = json.loads((tmp_path / "annotations/panoptic.json").read_text())
+    data = json.loads((tmp_path / "annotations/panoptic_train.json").read_text())
     images = {image["id"]: image for image in data["images"]}
     assert {c["isthing"] for c in data["categories"]} == {1} and len(data["annotations"]) == len(scene.maps)
     for annotation in data["annotations"]:
-        rgb = np.asarray(Image.open(tmp_path / "annotations/panoptic" / annotation["file_name"])).astype(int)
+        rgb = np.asarray(Image.open(tmp_path / "annotations/panoptic_train" / annotation["file_name"])).astype(int)
         ids = rgb[..., 0] + 256 * rgb[..., 1] + 256**2 * rgb[..., 2]
         category = {segment["id"]: segment["category_id"] for segment in annotation["segments_info"]}
         assert set(np.unique(ids)) - {0} == set(category)
@@ -198,7 +198,12 @@ def test_an_export_lives_on_any_storage(tmp_path: Path, capsys: pytest.CaptureFi
     for _ in range(2):
         run(capsys, scene, "--to", "coco", "--output", "memory://exports/coco set")
     found = fsspec.filesystem("memory").find("/exports/coco set")
-    assert {name.rpartition("/")[2] for name in found} >= {"instances.json", "a.jpg", "export.json", "assets.json"}
+    assert {name.rpartition("/")[2] for name in found} >= {
+        "instances_train.json",
+        "a.jpg",
+        "export.json",
+        "assets.json",
+    }
 
 
 @pytest.mark.parametrize("seed", range(8))

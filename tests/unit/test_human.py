@@ -4,19 +4,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from decide_scene import CLASSES, make_world, weak
 from test_flow import run_at
 
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
 from models.decide.types import PROVENANCE
+from models.evidence import encode
 from pipelines.classes import ClassSet
 from pipelines.flow import deciding
 from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import Known
-from pipelines.stages.decide import overruled
+from pipelines.stages.decide import WORK, DecideStage, DecideStageConfig, overruled
+from pipelines.tables.delta import DataFile
 from pipelines.tables.human import Correction, HumanTable, paint
 from pipelines.tables.labels import SCHEMA
+from pipelines.tables.pictures import read_png
 
 DAY = datetime(2026, 11, 1, tzinfo=UTC)
 SET = ClassSet.load("cat, dog, sofa, car")
@@ -64,8 +68,6 @@ def test_later_corrections_are_painted_over_earlier_ones_and_classes_are_found_b
 
 
 def publish(run, key: str) -> None:
-    import pyarrow as pa
-
     row = {**dict.fromkeys(SCHEMA.names), "asset": "a", "sequence": run.labels.next_sequence(), "removed": False}
     row |= {"label_key": key, "evidence_key": "e"}
     run.labels.append(f"part-{row['sequence']}.parquet", pa.Table.from_pylist([row], schema=SCHEMA))
@@ -92,3 +94,33 @@ def test_a_correction_makes_one_new_decision_and_is_stale_for_other_bytes(tmp_pa
     plan = deciding.plan(run, [asset], other_bytes)
     assert (plan.work[0]["cause"], plan.work[0]["human"], plan.stale) == ("new evidence", "", ["a"])
     assert len(run.human.read({"a"})["a"]) == 2, "a stale correction is kept"
+
+
+def test_the_decide_stage_paints_what_the_plan_names_and_tells_what_it_cannot_use(tmp_path: Path) -> None:
+    world = make_world()
+    run = run_at(tmp_path)
+    row = {**encode(world.evidence), "asset": "a", "digest": "bytes", "evidence_key": "e", "outcome": "ok"}
+    run.store.write_shard([row], run.run_id)
+    shard = run.store.index()["shard"][0].as_py()
+    human = np.full(world.truth.shape, -1, np.int32)
+    human[:7, :50], human[60:70, 100:120] = 1, 0
+    late = correction(np.full((3, 3), 2, np.int32), days=1)
+    run.human.add({"a": ("/a", [correction(human), late, correction(human, digest="others", days=2)])}, "r1")
+
+    asset = Wanted("a", "/a", 3, "1", "", "", "", (), "", "")
+    plan = deciding.plan(run, [asset], Known(evidence={"a": (shard, "e", "bytes")}))
+    assert plan.stale == ["a"] and plan.corrected == 1
+    stage = DecideStage(
+        DecideStageConfig(
+            store=run.store, labels_url=run.labels.url, human_url=run.human.url, prefix="staged-x", classes=SET,
+            text=world.text, config=DecideConfig(), decide_digest="d", sequence=run.labels.next_sequence(),
+            run_id="r2", created_at=DAY, strict=True, class_ids={},
+        )
+    )  # fmt: skip
+    [told] = stage(pa.Table.from_pylist(plan.work, schema=WORK)).to_pylist()
+    assert (told["rows"], told["failures"]) == (1, "[]")
+    run.labels.commit([DataFile(told["file"], told["size_bytes"], told["rows"])])
+    [label] = [row for batch in run.labels.newest(SCHEMA.names) for row in batch.to_pylist()]
+    np.testing.assert_array_equal(read_png(label["class_map"])[human >= 0], human[human >= 0])
+    assert label["weak_problems"] == ["the correction of ann covers (3, 3) pixels, the image (120, 160)"]
+    assert deciding.plan(run, [asset], Known(evidence={"a": (shard, "e", "bytes")})).reused == 1

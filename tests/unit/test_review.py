@@ -73,7 +73,9 @@ def as_drawn(tool: str, folder: Path, wanted: dict[str, np.ndarray]) -> bytes:
         return (folder / "back/annotations.xml").read_bytes()
     from pycocotools import mask as coco
 
-    data = json.loads((folder / ("labels.json" if tool == "fiftyone" else "annotations/instances.json")).read_text())
+    data = json.loads(
+        (folder / ("labels.json" if tool == "fiftyone" else "annotations/instances_default.json")).read_text()
+    )
     data["annotations"] = []
     for image in data["images"]:
         for category in data["categories"][:2]:
