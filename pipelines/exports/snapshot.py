@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.metrics import expand_quarter
 from pipelines import storage
@@ -25,7 +27,7 @@ MAX_NAME = 120
 Ids = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image of a snapshot. number: from 1, by the asset's name. name: unique, safe as a file name everywhere."""
 
@@ -67,23 +69,27 @@ def open_snapshot(labels: str, version: int | None, limit: int | None = None) ->
         batches = list(table.newest(LIGHT, version=pinned, batch_rows=4096))
     except Exception as error:  # deltalake's errors are of no common kind
         raise UsageError(f"--snapshot {pinned}: {output} has no such version of its labels ({error})") from error
-    rows = [row for batch in batches for row in batch.to_pylist()]
-    if not rows:
+    if not batches:
         raise UsageError(f"--labels: snapshot {pinned} of {output} has no label")
-    if len({row["class_set_digest"] for row in rows}) > 1:
+    rows = pa.Table.from_batches(batches).sort_by("asset")
+    if len(pc.unique(rows["class_set_digest"])) > 1:
         raise UsageError(
             f"the labels in {output} know different classes: label the whole corpus with one class set, by running "
             "label_corpus.py once more"
         )
     # Run ids begin with the time, so the last one says what the classes are now.
-    run = PastRun.load(output, max(row["run_id"] for row in rows))
-    rows.sort(key=lambda row: row["asset"])
+    run = PastRun.load(output, pc.max(rows["run_id"]).as_py())
+    return Snapshot(output, pinned, run.classes, run, _entries(rows.slice(0, limit)))
+
+
+def _entries(rows: pa.Table) -> dict[str, Entry]:
+    """rows: asset, uri and digest, sorted by asset."""
     taken: set[str] = set()
-    entries = {
-        row["asset"]: Entry(row["asset"], row["uri"], row["digest"] or "", number, safe_name(row["asset"], taken))
-        for number, row in enumerate(rows[:limit], 1)
-    }
-    return Snapshot(output, pinned, run.classes, run, entries)
+    found = {}
+    for batch in rows.select(["asset", "uri", "digest"]).to_batches(max_chunksize=4096):
+        for asset, uri, digest in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            found[asset] = Entry(asset, uri, digest or "", len(found) + 1, safe_name(asset, taken))
+    return found
 
 
 def safe_name(asset: str, taken: set[str]) -> str:
