@@ -31,7 +31,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     target = Target(storage.absolute(output))
     mark = _mark(config, snapshot)
     before = _read_mark(target.url)
-    if before and before["complete"] and before["key"] == mark["key"]:
+    if before and before["complete"] and before["key"] == mark["key"] and not before["skipped"]:
         say(f"{target.url} holds this very export already; nothing to do")
         return {**before["summary"], "written": False}
     writer = _writer(config, target, snapshot)
@@ -79,7 +79,7 @@ def _writer(config: ExportConfig, target: Target, snapshot: Snapshot) -> Writer:
 
 def _mark(config: ExportConfig, snapshot: Snapshot) -> dict[str, Any]:
     settings = {name: getattr(config, name) for name in SAME}
-    made_of = {"labels": snapshot.output, "snapshot": snapshot.version, "settings": settings}
+    made_of = {"labels": snapshot.output, "snapshot": snapshot.version, "run_id": snapshot.run_id, "settings": settings}
     return {**made_of, "key": hashlib.sha256(_json(made_of)).hexdigest(), "complete": False}
 
 

@@ -40,11 +40,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A version of the label table of one output. entries: by asset, in the order of their numbers."""
+    """A version of the label table of one output. run: the newest that wrote to it. entries: by asset, in the order of
+    their numbers."""
 
     output: str
     version: int
     classes: ClassSet
+    run_id: str
     run: PastRun
     entries: dict[str, Entry] = field(repr=False)
 
@@ -78,8 +80,9 @@ def open_snapshot(labels: str, version: int | None, limit: int | None = None) ->
             "label_corpus.py once more"
         )
     # Run ids begin with the time, so the last one says what the classes are now.
-    run = PastRun.load(output, pc.max(rows["run_id"]).as_py())
-    return Snapshot(output, pinned, run.classes, run, _entries(rows.slice(0, limit)))
+    run_id = pc.max(rows["run_id"]).as_py()
+    run = PastRun.load(output, run_id)
+    return Snapshot(output, pinned, run.classes, run_id, run, _entries(rows.slice(0, limit)))
 
 
 def _entries(rows: pa.Table) -> dict[str, Entry]:
