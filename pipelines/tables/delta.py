@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction
 
 from pipelines import storage
+from pipelines.tables.newest import NewestRows, open_files
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,6 @@ class NewestRowTable:
         table = self._table(version)
         return [] if table is None else data_files(self.url, table)
 
-    def _dataset(self, version: int | None) -> pads.Dataset | None:
-        files = self.files(version)
-        if not files:
-            return None
-        # Not DeltaTable.to_pyarrow_*: those abort the interpreter at exit in a good part of runs.
-        fs, _ = storage.arrow_filesystem(files[0])
-        paths = [storage.arrow_filesystem(file)[1] for file in files]
-        return pads.dataset(paths, schema=self.schema, format="parquet", filesystem=fs)
-
     def newest(
         self,
         columns: Sequence[str],
@@ -66,43 +57,20 @@ class NewestRowTable:
         batch_rows: int = 256,
         removed: bool = False,
         assets: Collection[str] | None = None,
+        extra: Sequence[str] = (),
     ) -> Iterator[pa.RecordBatch]:
         """Stream the newest row of every asset (of `version`, default the newest), in no particular order.
 
-        Memory holds the assets' names and sequence numbers, and a batch of rows. Rows that say "removed" are left
-        out unless `removed`. With `assets`, only their rows, and only the files that hold them are opened.
+        Memory holds the assets' names and places, and a batch of rows. Rows that say "removed" are left out unless
+        `removed`. With `assets`, only their rows, and only the files that hold them are opened. extra: addresses of
+        data files that are read as if they were committed.
         """
-        dataset = self._dataset(version)
-        if dataset is None:
-            return
-        newest, files = _winners(dataset.to_table(columns=["asset", "sequence", "__filename"]), assets)
-        if not newest:
-            return
-        if assets is not None:
-            dataset = pads.dataset(sorted(files), schema=self.schema, format="parquet", filesystem=dataset.filesystem)
-        wanted = list(dict.fromkeys([*columns, "asset", "sequence", "removed"]))
-        # Without the two bounds the scanner reads ahead dozens of batches of pictures.
-        scanner = dataset.scanner(
-            columns=wanted,
-            filter=None if assets is None else pads.field("asset").isin(list(newest)),
-            batch_size=batch_rows,
-            batch_readahead=1,
-            fragment_readahead=1,
-        )
-        for batch in scanner.to_batches():
-            order = zip(*(batch[name].to_pylist() for name in ("asset", "sequence", "removed")), strict=True)
-            mask = []
-            for asset, sequence, gone in order:
-                first = newest.get(asset) == sequence
-                if first:
-                    del newest[asset]  # The same file committed twice must not give a row twice.
-                mask.append(first and (removed or not gone))
-            if any(mask):
-                yield batch.filter(pa.array(mask)).select(list(columns))
+        rows = NewestRows.of(self.schema, [*self.files(version), *extra])
+        yield from rows.present(removed, assets).read(columns, batch_rows)
 
     def newest_sequence(self) -> int:
         """The highest sequence number of a published row; 0 while there is none."""
-        dataset = self._dataset(None)
+        dataset = open_files(self.schema, self.files())
         if dataset is None:
             return 0
         return int(pc.max(dataset.to_table(columns=["sequence"])["sequence"]).as_py() or 0)
@@ -134,17 +102,6 @@ class NewestRowTable:
 
     def append(self, name: str, table: pa.Table, metadata: dict[str, str] | None = None) -> int:
         return self.commit([self.write_file(name, table)], metadata)
-
-
-def _winners(keys: pa.Table, assets: Collection[str] | None) -> tuple[dict[str, int], set[str]]:
-    """The highest sequence of every asset, and the files that hold those rows."""
-    newest: dict[str, int] = {}
-    files: dict[str, str] = {}
-    for batch in keys.to_batches():
-        for asset, sequence, file in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if (assets is None or asset in assets) and sequence > newest.get(asset, -1):
-                newest[asset], files[asset] = sequence, file
-    return newest, set(files.values())
 
 
 def data_files(url: str, table: DeltaTable) -> list[str]:

@@ -1,0 +1,160 @@
+"""The two sides of a diff: states of label tables, and the pairs of rows in which they differ."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import storage
+from pipelines.config import UsageError
+from pipelines.tables.labels import LabelTable
+from pipelines.tables.newest import NewestRows
+
+# Pairs of rows that are in memory at once; each holds two class maps, compressed.
+PAIRS = 64
+LIGHT = ("areas", "height", "width")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One state of an output's labels. snapshot: a version of the table, None where nothing is published.
+
+    extra: addresses of data files on top of it that no commit mentions (a candidate).
+    """
+
+    output: str
+    snapshot: int | None
+    extra: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, text: str) -> "Side":
+        """`OUT` (the published snapshot) or `OUT@7`. Raises UsageError where there is no such snapshot."""
+        match = re.fullmatch(r"(.+)@(\d+)", text)
+        output = storage.absolute(match[1] if match else text)
+        newest = LabelTable(storage.join(output, "labels")).version()
+        if newest is None:
+            raise UsageError(f"{output} has no published labels; make them with label_corpus.py")
+        snapshot = int(match[2]) if match else newest
+        if snapshot > newest:
+            raise UsageError(f"{output} has no snapshot {snapshot}; the newest is {newest}")
+        return cls(output, snapshot)
+
+    @cached_property
+    def rows(self) -> NewestRows:
+        """The label of every asset. Raises UsageError for a snapshot whose files are gone."""
+        table = LabelTable(storage.join(self.output, "labels"))
+        try:
+            files = table.files(self.snapshot) if self.snapshot is not None else []
+            return NewestRows.of(table.schema, [*files, *self.extra]).present()
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"snapshot {self.snapshot} of {self.output} cannot be read any more: its files were vacuumed ({error})"
+            ) from error
+
+    def __str__(self) -> str:
+        candidate = " with a candidate" if self.extra else ""
+        return f"{self.output}@{self.snapshot}{candidate}"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Two sides, matched by asset.
+
+    Rows of one table with one sequence number are the same row, so only the others are read: what an unchanged image
+    costs is its name and number in memory.
+    """
+
+    old: Side
+    new: Side
+
+    @cached_property
+    def _places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """For each new row: index of the old row of the same asset, -1 for none; and whether it is the same row."""
+        old, new = self.old.rows.keys, self.new.rows.keys
+        at = pc.fill_null(pc.index_in(new["asset"], old["asset"].combine_chunks()), -1).to_numpy().astype(np.int64)
+        if self.old.output != self.new.output or not len(old):
+            return at, np.zeros(len(at), bool)
+        return at, (at >= 0) & (old["sequence"].to_numpy()[at] == new["sequence"].to_numpy())
+
+    @property
+    def same(self) -> NewestRows:
+        """Rows that both sides have."""
+        return self.new.rows.where(self._places[1])
+
+    @cached_property
+    def gone(self) -> NewestRows:
+        """Old rows of assets that the new side does not have."""
+        found = np.zeros(len(self.old.rows), bool)
+        at = self._places[0]
+        found[at[at >= 0]] = True
+        return self.old.rows.where(~found)
+
+    @property
+    def changed(self) -> int:
+        """How many new rows are not the old ones."""
+        return int((~self._places[1]).sum())
+
+    def pairs(
+        self, columns: Sequence[str], old_columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[dict[str, Any] | None, dict[str, Any]]]:
+        """Stream (old row, new row) of all that is not the same row; the old one is None for an asset that is new."""
+        at, same = self._places
+        rest = np.flatnonzero(~same)
+        keys = self.new.rows.keys
+        # In the order of the new files, whose neighbours mostly were neighbours before.
+        rest = rest[np.lexsort((keys["row"].to_numpy()[rest], keys["file"].to_numpy()[rest]))]
+        for start in range(0, len(rest), PAIRS):
+            part = rest[start : start + PAIRS]
+            before = _by_asset(self.old.rows.take(at[part][at[part] >= 0]), old_columns or columns)
+            for asset, row in _by_asset(self.new.rows.take(part), columns).items():
+                yield before.get(asset), row
+
+
+def _by_asset(rows: NewestRows, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    names = list(dict.fromkeys(["asset", *columns]))
+    return {row["asset"]: row for batch in rows.read(names, PAIRS) for row in batch.to_pylist()}
+
+
+class AreaSums:
+    """Pixels of each class id over rows that are counted by their areas, so that no map is opened.
+
+    pixels: class id -> pixels (areas are float32 shares of an image: exact up to some 8 million pixels an image).
+    names: class id -> the name it had in the last row read.
+    """
+
+    def __init__(self) -> None:
+        self.pixels: dict[int, int] = {}
+        self.names: dict[int, str] = {}
+
+    def add(self, rows: NewestRows) -> "AreaSums":
+        for batch in rows.read(LIGHT, 4096):
+            self.batch(batch)
+        return self
+
+    def batch(self, batch: pa.RecordBatch) -> None:
+        """Add rows that have the columns LIGHT."""
+        areas = batch["areas"]
+        size = batch["height"].to_numpy(False).astype(np.float64) * batch["width"].to_numpy(False)
+        parents = pc.list_parent_indices(areas).to_numpy()
+        flat = areas.flatten()
+        ids = flat.field("class_id").to_numpy(False)
+        pixels = np.rint(flat.field("area").to_numpy(False).astype(np.float64) * size[parents]).astype(np.int64)
+        unique, where = np.unique(ids, return_inverse=True)
+        for number, count in zip(unique, np.bincount(where, pixels, len(unique)), strict=True):
+            self.pixels[int(number)] = self.pixels.get(int(number), 0) + int(count)
+        first = np.unique(where, return_index=True)[1]
+        self.names.update(zip(unique.tolist(), flat.field("name").take(pa.array(first)).to_pylist(), strict=True))
+
+
+def class_names(*sums: AreaSums) -> Mapping[int, str]:
+    """Class id -> name of all that occurs, by id; the last one's names win."""
+    names: dict[int, str] = {}
+    for one in sums:
+        names.update(one.names)
+    return dict(sorted(names.items()))
