@@ -8,8 +8,8 @@ from pipelines.flow.run import Run
 from pipelines.tracking import Tracker
 
 
-def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str, bytes]) -> None:
-    """Log a finished run: config, digests, numbers, the report, sample overlays and the published snapshot."""
+def track(run: Run, details: Mapping[str, Any], pages: Mapping[str, str], overlays: Mapping[str, bytes]) -> None:
+    """Log a finished run: config, digests, numbers, pages by name, sample overlays and the published snapshot."""
     settings = run.config.tracking
     name = settings.experiment or run.config.corpus
     with Tracker(
@@ -18,7 +18,7 @@ def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str
         tracker.params(run.config.model_dump(mode="json"))
         tracker.tags(
             {
-                "job": "label_corpus",
+                "job": details.get("job", "label_corpus"),
                 "corpus": run.config.corpus,
                 "output": run.output,
                 "observe_id": run.observe_id,
@@ -28,6 +28,7 @@ def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str
             }
         )
         tracker.metrics(details)
-        tracker.text(html, "report.html")
+        for page, content in pages.items():
+            tracker.text(content, page)
         tracker.pictures(overlays)
         tracker.snapshot(run.labels.url, details["snapshot"], f"labels of {run.config.corpus}")

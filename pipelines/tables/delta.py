@@ -7,15 +7,28 @@ import json
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines import storage
 from pipelines.tables.newest import NewestRows, open_files
+
+# Of several that commit at once one succeeds; the others try again.
+RETRIES = 20
+# How long old versions can be read is decided by `snapshots.vacuum`, not by Delta's own defaults of a week and a month.
+PROPERTIES: dict[str, str | None] = {
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+}
+
+
+class CommitConflict(Exception):
+    """The table is not what the commit was made for any more; nothing was committed."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +98,42 @@ class NewestRowTable:
         size = storage.write_parquet(storage.join(self.url, name), table, row_group_size=row_group_rows)
         return DataFile(name, size, table.num_rows)
 
-    def commit(self, files: Sequence[DataFile], metadata: dict[str, str] | None = None) -> int:
-        """Make all `files` part of the table in one atomic step; returns the new version."""
+    def commit(
+        self, files: Sequence[DataFile], metadata: dict[str, str] | None = None, after: int | None = None
+    ) -> int:
+        """Make all `files` part of the table in one atomic step; returns the new version.
+
+        after: the version that it must follow at once; raises CommitConflict where another commit came between.
+        """
+        return self._commit([_add(file) for file in files], metadata, after)
+
+    def replace(self, gone: Sequence[str], files: Sequence[DataFile], metadata: dict[str, str] | None = None) -> int:
+        """Put `files` in the place of the data files named `gone`, in one atomic step. For rows that stay what they
+        are: readers of the newest version see the same before and after. Returns the new version."""
         now = int(time.time() * 1000)
-        actions = [
-            AddAction(file.name, file.size_bytes, {}, now, True, json.dumps({"numRecords": file.rows}))
-            for file in files
-        ]
-        table = self._table()
+        removes = [RemoveAction(name, False, now) for name in gone]
+        return self._commit([*removes, *(_add(file, new_rows=False) for file in files)], metadata, self.version())
+
+    def _commit(self, actions: list[Any], metadata: dict[str, str] | None, after: int | None) -> int:
+        table = self._table(after)
         if table is None:
-            table = DeltaTable.create(self.url, schema=self.schema, mode="ignore")
-        properties = CommitProperties(custom_metadata=metadata or {}, max_commit_retries=20)
-        table.create_write_transaction(actions, "append", self.schema, commit_properties=properties)
-        table.update_incremental()
-        return table.version()
+            table = DeltaTable.create(self.url, schema=self.schema, mode="ignore", configuration=PROPERTIES)
+        properties = CommitProperties(
+            custom_metadata=metadata or {}, max_commit_retries=RETRIES if after is None else 0
+        )
+        try:
+            table.create_write_transaction(actions, "append", self.schema, commit_properties=properties)
+        except CommitFailedError as error:
+            raise CommitConflict(f"another commit to {self.url} came first ({error})") from error
+        return int(table.version()) if after is None else after + 1
 
     def append(self, name: str, table: pa.Table, metadata: dict[str, str] | None = None) -> int:
         return self.commit([self.write_file(name, table)], metadata)
+
+
+def _add(file: DataFile, new_rows: bool = True) -> AddAction:
+    stats = json.dumps({"numRecords": file.rows})
+    return AddAction(file.name, file.size_bytes, {}, int(time.time() * 1000), new_rows, stats)
 
 
 def data_files(url: str, table: DeltaTable) -> list[str]:
