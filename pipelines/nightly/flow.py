@@ -46,16 +46,17 @@ class Flow:
         both = self.counts[:-1, :-1]
         return both.sum(1) - np.diag(both)
 
-    def add(self, old: npt.NDArray[np.int64], new: npt.NDArray[np.int64]) -> float:
-        """Add an image: indices [H, W] each. Returns the share of its pixels that changed, 1 where its size did."""
+    def add(self, old: npt.NDArray[np.int64], new: npt.NDArray[np.int64]) -> tuple[float, npt.NDArray[np.int64]]:
+        """Add an image: indices [H, W] each. Returns the share of its pixels that changed, 1 where its size did, and
+        its own counts, int64 [C, C], all zero where its size did."""
+        size = len(self.ids)
         if old.shape != new.shape:
-            self.went(np.bincount(old.ravel(), minlength=len(self.ids)))
-            self.came(np.bincount(new.ravel(), minlength=len(self.ids)))
-            return 1.0
-        size = len(self.ids) + 1
+            self.went(np.bincount(old.ravel(), minlength=size))
+            self.came(np.bincount(new.ravel(), minlength=size))
+            return 1.0, np.zeros((size, size), np.int64)
         moved = np.bincount(old.ravel() * size + new.ravel(), minlength=size * size).reshape(size, size)
-        self.counts += moved
-        return 1.0 - float(np.trace(moved)) / max(1, old.size)
+        self.counts[:-1, :-1] += moved
+        return 1.0 - float(np.trace(moved)) / max(1, old.size), moved
 
     def came(self, pixels: npt.NDArray[np.int64]) -> None:
         """Add pixels by class, int64 [C], of images that only the new side has."""
@@ -147,5 +148,5 @@ def snapshot_flow(old: Side | str, new: Side | str) -> Flow:
         if before is None:
             flow.came(np.bincount(found.ravel(), minlength=len(classes.ids)))
         else:
-            flow.changed[after["asset"]] = flow.add(classes.old(read_png(before["class_map"])), found)
+            flow.changed[after["asset"]] = flow.add(classes.old(read_png(before["class_map"])), found)[0]
     return flow

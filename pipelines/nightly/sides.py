@@ -1,7 +1,7 @@
 """The two sides of a diff: states of label tables, and the pairs of rows in which they differ."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -48,10 +48,19 @@ class Side:
     @cached_property
     def rows(self) -> NewestRows:
         """The label of every asset. Raises UsageError for a snapshot whose files are gone."""
+        return self._all.present()
+
+    def removals(self, assets: Collection[str]) -> list[dict[str, Any]]:
+        """asset and cause of those of `assets` that were removed."""
+        gone = self._all.where(self._all.keys["removed"].to_numpy()).present(removed=True, assets=assets)
+        return [row for batch in gone.read(["asset", "cause"], 4096) for row in batch.to_pylist()]
+
+    @cached_property
+    def _all(self) -> NewestRows:
         table = LabelTable(storage.join(self.output, "labels"))
         try:
             files = table.files(self.snapshot) if self.snapshot is not None else []
-            return NewestRows.of(table.schema, [*files, *self.extra]).present()
+            return NewestRows.of(table.schema, [*files, *self.extra])
         except FileNotFoundError as error:
             raise UsageError(
                 f"snapshot {self.snapshot} of {self.output} cannot be read any more: its files were vacuumed ({error})"
@@ -101,17 +110,23 @@ class Sides:
         return int((~self._places[1]).sum())
 
     def pairs(
-        self, columns: Sequence[str], old_columns: Sequence[str] | None = None
+        self, columns: Sequence[str], assets: Collection[str] | None = None
     ) -> Iterator[tuple[dict[str, Any] | None, dict[str, Any]]]:
-        """Stream (old row, new row) of all that is not the same row; the old one is None for an asset that is new."""
+        """Stream (old row, new row) of all that is not the same row; the old one is None for an asset that is new.
+
+        assets: only of these.
+        """
         at, same = self._places
-        rest = np.flatnonzero(~same)
         keys = self.new.rows.keys
+        wanted = ~same
+        if assets is not None:
+            wanted = wanted & pc.is_in(keys["asset"], pa.array(list(assets), pa.string())).to_numpy()
+        rest = np.flatnonzero(wanted)
         # In the order of the new files, whose neighbours mostly were neighbours before.
         rest = rest[np.lexsort((keys["row"].to_numpy()[rest], keys["file"].to_numpy()[rest]))]
         for start in range(0, len(rest), PAIRS):
             part = rest[start : start + PAIRS]
-            before = _by_asset(self.old.rows.take(at[part][at[part] >= 0]), old_columns or columns)
+            before = _by_asset(self.old.rows.take(at[part][at[part] >= 0]), columns)
             for asset, row in _by_asset(self.new.rows.take(part), columns).items():
                 yield before.get(asset), row
 

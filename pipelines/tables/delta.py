@@ -47,7 +47,8 @@ class NewestRowTable:
         self.url = url
         self.schema = schema
 
-    def _table(self, version: int | None = None) -> DeltaTable | None:
+    def open(self, version: int | None = None) -> DeltaTable | None:
+        """The Delta table as of a version, None while there is none."""
         try:
             return DeltaTable(self.url, version=version)
         except TableNotFoundError:
@@ -55,12 +56,12 @@ class NewestRowTable:
 
     def version(self) -> int | None:
         """The newest published version, or None while nothing has been published."""
-        table = self._table()
+        table = self.open()
         return None if table is None else table.version()
 
     def files(self, version: int | None = None) -> list[str]:
         """Addresses of the data files of a version."""
-        table = self._table(version)
+        table = self.open(version)
         return [] if table is None else data_files(self.url, table)
 
     def newest(
@@ -115,7 +116,7 @@ class NewestRowTable:
         return self._commit([*removes, *(_add(file, new_rows=False) for file in files)], metadata, self.version())
 
     def _commit(self, actions: list[Any], metadata: dict[str, str] | None, after: int | None) -> int:
-        table = self._table(after)
+        table = self.open(after)
         if table is None:
             table = DeltaTable.create(self.url, schema=self.schema, mode="ignore", configuration=PROPERTIES)
         properties = CommitProperties(
@@ -125,7 +126,8 @@ class NewestRowTable:
             table.create_write_transaction(actions, "append", self.schema, commit_properties=properties)
         except CommitFailedError as error:
             raise CommitConflict(f"another commit to {self.url} came first ({error})") from error
-        return int(table.version()) if after is None else after + 1
+        table.update_incremental()
+        return int(table.version())
 
     def append(self, name: str, table: pa.Table, metadata: dict[str, str] | None = None) -> int:
         return self.commit([self.write_file(name, table)], metadata)
