@@ -99,7 +99,7 @@ def present(proposal: Proposal, published: Published, details: dict[str, Any]) -
     if run.config.tracking.enabled:
         from pipelines.flow.track import track
 
-        track(run, details, pages, pictures)
+        track(run, details, pages, pictures, published.tags)
     else:
         say("tracking is off (tracking.enabled)")
     return address

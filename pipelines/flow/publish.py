@@ -42,6 +42,7 @@ class Published:
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[tuple[str, Sequence[Sequence[object]]]] = ()
     pages: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, object] = field(default_factory=dict)
     report: bool = True
 
 

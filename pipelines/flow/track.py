@@ -8,7 +8,13 @@ from pipelines.flow.run import Run
 from pipelines.tracking import Tracker
 
 
-def track(run: Run, details: Mapping[str, Any], pages: Mapping[str, str], overlays: Mapping[str, bytes]) -> None:
+def track(
+    run: Run,
+    details: Mapping[str, Any],
+    pages: Mapping[str, str],
+    overlays: Mapping[str, bytes],
+    tags: Mapping[str, object],
+) -> None:
     """Log a finished run: config, digests, numbers, pages by name, sample overlays and the published snapshot."""
     settings = run.config.tracking
     name = settings.experiment or run.config.corpus
@@ -18,13 +24,14 @@ def track(run: Run, details: Mapping[str, Any], pages: Mapping[str, str], overla
         tracker.params(run.config.model_dump(mode="json"))
         tracker.tags(
             {
-                "job": details.get("job", "label_corpus"),
+                "job": "label_corpus",
                 "corpus": run.config.corpus,
                 "output": run.output,
                 "observe_id": run.observe_id,
                 "decide_digest": run.decide_digest,
                 "class_set_digest": run.classes.digest,
                 **{f"model.{name}": digest for name, digest in run.model_digests.items()},
+                **tags,
             }
         )
         tracker.metrics(details)

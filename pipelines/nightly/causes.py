@@ -17,10 +17,8 @@ INPUTS = {
 }
 
 
-def cause(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """(cause, inputs that differ) of a changed label; rows with COLUMNS, old is None for an asset without a label."""
-    if old is None:
-        return NEW_IMAGE, []
+def cause(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """(cause, inputs that differ) of a label that is not the row it was; rows with COLUMNS."""
     inputs = [name for name, column in INPUTS.items() if (old[column] or "") != (new[column] or "")]
     observed = old["evidence_key"] != new["evidence_key"]
     if observed and "image bytes" not in inputs:

@@ -1,6 +1,6 @@
 """The difference between two snapshots: pixels, classes, images ranked by change, and the cause of each change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.flow.progress import Progress
-from pipelines.nightly.causes import COLUMNS, NO_CAUSE, cause
+from pipelines.nightly.causes import COLUMNS, NEW_IMAGE, NO_CAUSE, cause
 from pipelines.nightly.flow import Classes, Flow, begin, classes_of
 from pipelines.nightly.sides import Sides
 from pipelines.stages.decide import read_png
@@ -92,7 +92,7 @@ def diff(sides: Sides, progress_seconds: float = 5.0) -> Diff:
     classes = classes_of(sides)
     result = Diff(sides, begin(sides, classes), IMAGES.empty_table())
     progress = Progress("diff", sides.changed, progress_seconds)
-    parts, lines = [], list(_gone(result))
+    parts, lines = [], [*_gone(result), *_fresh(result)]
     for old, new in sides.pairs([*COLUMNS, "class_map", "run_id"]):
         lines.append(_line(result, classes, old, new))
         progress.add(1)
@@ -106,43 +106,50 @@ def diff(sides: Sides, progress_seconds: float = 5.0) -> Diff:
     return result
 
 
-def _line(result: Diff, classes: Classes, old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+def _line(result: Diff, classes: Classes, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     why, inputs = cause(old, new)
-    found = classes.new(read_png(new["class_map"]))
-    line = {"asset": new["asset"], "cause": why, "inputs": inputs, "pixels": found.size, "new_run_id": new["run_id"]}
+    before, after = classes.old(read_png(old["class_map"])), classes.new(read_png(new["class_map"]))
+    share, moved = result.flow.add(before, after)
+    changed = round(share * after.size)
     total = result.causes.setdefault(why, CauseSum())
     total.images += 1
-    if old is None:
-        result.flow.came(np.bincount(found.ravel(), minlength=len(classes.ids)))
-        return line
-    before = classes.old(read_png(old["class_map"]))
-    share, moved = result.flow.add(before, found)
-    changed = round(share * found.size)
     total.changed += changed > 0
-    if before.shape == found.shape:
-        total.pixels += found.size
+    if before.shape == after.shape:
+        total.pixels += after.size
         total.changed_pixels += changed
     moves = [dict(zip(("old", "new", "pixels"), move, strict=True)) for move in _largest(moved, classes.names, MOVES)]
-    return line | {
+    return {
+        "asset": new["asset"],
+        "cause": why,
+        "inputs": inputs,
+        "pixels": after.size,
         "changed_pixels": changed,
         "changed_share": share,
         "moves": moves,
         "old_run_id": old["run_id"],
+        "new_run_id": new["run_id"],
     }
 
 
-def _gone(result: Diff) -> list[dict[str, Any]]:
-    """Lines of the images that the new side does not have."""
+def _fresh(result: Diff) -> Iterator[dict[str, Any]]:
+    """Lines of the images that only the new side has."""
+    for batch in result.sides.fresh.read(["asset", "run_id", "height", "width"], ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            result.causes.setdefault(NEW_IMAGE, CauseSum()).images += 1
+            size = row["height"] * row["width"]
+            yield {"asset": row["asset"], "cause": NEW_IMAGE, "pixels": size, "new_run_id": row["run_id"]}
+
+
+def _gone(result: Diff) -> Iterator[dict[str, Any]]:
+    """Lines of the images that only the old side has."""
     sides = result.sides
     said = {row["asset"]: row["cause"] for row in sides.new.removals(set(sides.gone.keys["asset"].to_pylist()))}
-    lines = []
     for batch in sides.gone.read(["asset", "run_id", "height", "width"], ROWS_AT_ONCE):
         for row in batch.to_pylist():
             why = said.get(row["asset"], "vanished")
             result.causes.setdefault(why, CauseSum()).images += 1
             size = row["height"] * row["width"]
-            lines.append({"asset": row["asset"], "cause": why, "pixels": size, "old_run_id": row["run_id"]})
-    return lines
+            yield {"asset": row["asset"], "cause": why, "pixels": size, "old_run_id": row["run_id"]}
 
 
 def _largest(counts: npt.NDArray[np.int64], names: Sequence[str], most: int) -> list[tuple[str, str, int]]:

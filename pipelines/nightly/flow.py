@@ -127,9 +127,10 @@ def classes_of(sides: Sides) -> Classes:
 
 
 def begin(sides: Sides, classes: Classes) -> Flow:
-    """A flow that holds what needs no map: images that stayed as they were, and those that went."""
+    """A flow that holds what needs no map: images that stayed as they were, those that came, and those that went."""
     flow = Flow(classes.ids, classes.names)
     flow.stayed(classes.new_pixels(AreaSums().add(sides.same)))
+    flow.came(classes.new_pixels(AreaSums().add(sides.fresh)))
     flow.went(classes.old_pixels(AreaSums().add(sides.gone)))
     return flow
 
@@ -144,9 +145,6 @@ def snapshot_flow(old: Side | str, new: Side | str) -> Flow:
     classes = classes_of(sides)
     flow = begin(sides, classes)
     for before, after in sides.pairs(["class_map"]):
-        found = classes.new(read_png(after["class_map"]))
-        if before is None:
-            flow.came(np.bincount(found.ravel(), minlength=len(classes.ids)))
-        else:
-            flow.changed[after["asset"]] = flow.add(classes.old(read_png(before["class_map"])), found)[0]
+        maps = classes.old(read_png(before["class_map"])), classes.new(read_png(after["class_map"]))
+        flow.changed[after["asset"]] = flow.add(*maps)[0]
     return flow

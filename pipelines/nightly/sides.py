@@ -92,6 +92,11 @@ class Sides:
         return at, (at >= 0) & (old["sequence"].to_numpy()[at] == new["sequence"].to_numpy())
 
     @property
+    def fresh(self) -> NewestRows:
+        """New rows of assets that the old side does not have."""
+        return self.new.rows.where(self._places[0] < 0)
+
+    @property
     def same(self) -> NewestRows:
         """Rows that both sides have."""
         return self.new.rows.where(self._places[1])
@@ -106,19 +111,20 @@ class Sides:
 
     @property
     def changed(self) -> int:
-        """How many new rows are not the old ones."""
-        return int((~self._places[1]).sum())
+        """How many assets have another row than before."""
+        return int(self._changed.sum())
+
+    @property
+    def _changed(self) -> npt.NDArray[np.bool_]:
+        at, same = self._places
+        return (at >= 0) & ~same
 
     def pairs(
         self, columns: Sequence[str], assets: Collection[str] | None = None
-    ) -> Iterator[tuple[dict[str, Any] | None, dict[str, Any]]]:
-        """Stream (old row, new row) of all that is not the same row; the old one is None for an asset that is new.
-
-        assets: only of these.
-        """
-        at, same = self._places
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Stream (old row, new row) of the assets that have another row than before. assets: only of these."""
+        at, wanted = self._places[0], self._changed
         keys = self.new.rows.keys
-        wanted = ~same
         if assets is not None:
             wanted = wanted & pc.is_in(keys["asset"], pa.array(list(assets), pa.string())).to_numpy()
         rest = np.flatnonzero(wanted)
@@ -126,9 +132,9 @@ class Sides:
         rest = rest[np.lexsort((keys["row"].to_numpy()[rest], keys["file"].to_numpy()[rest]))]
         for start in range(0, len(rest), PAIRS):
             part = rest[start : start + PAIRS]
-            before = _by_asset(self.old.rows.take(at[part][at[part] >= 0]), columns)
+            before = _by_asset(self.old.rows.take(at[part]), columns)
             for asset, row in _by_asset(self.new.rows.take(part), columns).items():
-                yield before.get(asset), row
+                yield before[asset], row
 
 
 def _by_asset(rows: NewestRows, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
