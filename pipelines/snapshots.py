@@ -7,8 +7,8 @@
 
 Without an action it lists. A rollback and a publication are one atomic commit each: readers see the labels before it or
 those after it. After a rollback, nightly runs do not publish the labels again that it took back, until the settings
-change or --publish-anyway says so. The last line on stdout is one JSON object. Exit codes: 0 done; 1 failed; 2 bad usage;
-5 a nightly run is at work on this output.
+change or --publish-anyway says so. The last line on stdout is one JSON object. Exit codes: 0 done; 1 failed; 2 bad
+usage; 5 a nightly run is at work on this output.
 """
 
 import json
