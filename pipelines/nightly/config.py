@@ -95,8 +95,8 @@ class NightlyConfig(LabelConfig):
 
     as_of: Day | None = Field(
         default=None,
-        description="the day that this run is of, as 2026-11-30 (default: today, UTC): schedules and ages count from "
-        "it, and photographs modified after it wait for a later run",
+        description="the day that this run is of, as 2026-11-30: the age of students and snapshots counts from its "
+        "end; default: now",
     )
     publish_anyway: str | None = Field(
         default=None, description="publish what the gate refuses, for this reason, which is recorded"

@@ -101,8 +101,8 @@ def diff(sides: Sides, progress_seconds: float = 5.0) -> Diff:
             lines = []
     progress.close()
     table = pa.concat_tables([*parts, pa.Table.from_pylist(lines, schema=IMAGES)])
-    keys = [("changed_pixels", "descending"), ("asset", "ascending")]
-    result.images = table.take(pc.sort_indices(table, sort_keys=keys, null_placement="at_end"))
+    keys = [("changed_pixels", "descending"), ("asset", "ascending")]  # nulls come last
+    result.images = table.take(pc.sort_indices(table, sort_keys=keys))
     return result
 
 

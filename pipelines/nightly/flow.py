@@ -122,16 +122,16 @@ def _table(place: Mapping[int, int]) -> npt.NDArray[np.int64]:
 
 def classes_of(sides: Sides) -> Classes:
     """The classes that occur on either side. Reads light columns only."""
-    old, new = AreaSums().add(sides.old.rows), AreaSums().add(sides.new.rows)
-    return Classes(class_names(old), class_names(new), sides.old.output == sides.new.output)
+    old, new = class_names(*sides.sums.old), class_names(*sides.sums.new)
+    return Classes(old, new, sides.old.output == sides.new.output)
 
 
 def begin(sides: Sides, classes: Classes) -> Flow:
     """A flow that holds what needs no map: images that stayed as they were, those that came, and those that went."""
     flow = Flow(classes.ids, classes.names)
-    flow.stayed(classes.new_pixels(AreaSums().add(sides.same)))
-    flow.came(classes.new_pixels(AreaSums().add(sides.fresh)))
-    flow.went(classes.old_pixels(AreaSums().add(sides.gone)))
+    flow.stayed(classes.new_pixels(sides.sums.same))
+    flow.came(classes.new_pixels(sides.sums.fresh))
+    flow.went(classes.old_pixels(sides.sums.gone))
     return flow
 
 

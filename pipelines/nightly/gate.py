@@ -69,15 +69,6 @@ def reasons(gate: SnapshotGate, numbers: Numbers) -> list[str]:
     return found
 
 
-def mean_coverage(side: Side) -> float | None:
-    """Mean share of an image that is kept, 0..1; None without a label."""
-    total, images = 0.0, 0
-    for batch in side.rows.read(["coverage"], 4096):
-        values = batch["coverage"].to_numpy(False)
-        total, images = total + float(values.sum()), images + len(values)
-    return total / images if images else None
-
-
 def on_gold(gold: GoldConfig, sides: Sides) -> tuple[Quality, Quality] | None:
     """Old and new labels of the gold images that both sides label, and whose bytes are the same, over the classes that
     both know; None where there is nothing to judge by.

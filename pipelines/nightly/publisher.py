@@ -15,8 +15,8 @@ from pipelines.nightly import present
 from pipelines.nightly.candidates import Candidate
 from pipelines.nightly.config import NightlyConfig
 from pipelines.nightly.diff import Diff, compare_again, diff
-from pipelines.nightly.gate import Numbers, mean_coverage, on_gold, reasons
-from pipelines.nightly.sides import Side, Sides
+from pipelines.nightly.gate import Numbers, on_gold, reasons
+from pipelines.nightly.sides import Side, Sides, mean_coverage
 from pipelines.tables.delta import CommitConflict
 from pipelines.tables.snapshots import ANYWAY, withdrawn
 
@@ -72,14 +72,14 @@ class NightlyPublisher(Publisher):
                 storage.remove(place)
         judged = on_gold(self.config.gold, sides)
         return Numbers(
-            coverage=mean_coverage(sides.new) or 0.0,
+            coverage=mean_coverage(sides.sums.new) or 0.0,
             quarantine_rate=len(proposal.known.bad) / max(1, proposal.images),
             churn=changes.churn,
             # Of all pixels among the new rows, or of those of a sample among the old ones: whichever is worse.
             churn_without_cause=max(changes.churn_without_cause, drifted),
             rechecked=rechecked,
             withdrawn=withdrawn(labels, urls),
-            coverage_before=mean_coverage(sides.old),
+            coverage_before=mean_coverage(sides.sums.old),
             old=judged[0] if judged else None,
             new=judged[1] if judged else None,
         )

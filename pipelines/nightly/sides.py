@@ -18,7 +18,7 @@ from pipelines.tables.newest import NewestRows
 
 # Pairs of rows that are in memory at once; each holds two class maps, compressed.
 PAIRS = 64
-LIGHT = ("areas", "height", "width")
+LIGHT = ("areas", "height", "width", "coverage")
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,18 @@ class Sides:
         found[at[at >= 0]] = True
         return self.old.rows.where(~found)
 
+    @cached_property
+    def sums(self) -> "Sums":
+        """Sums of light columns, one pass over the rows that both sides have."""
+        at, changed = self._places[0], self._changed
+        return Sums(
+            same=AreaSums().add(self.same),
+            gone=AreaSums().add(self.gone),
+            fresh=AreaSums().add(self.fresh),
+            before=AreaSums().add(self.old.rows.take(at[changed])),
+            after=AreaSums().add(self.new.rows.where(changed)),
+        )
+
     @property
     def changed(self) -> int:
         """How many assets have another row than before."""
@@ -145,11 +157,13 @@ def _by_asset(rows: NewestRows, columns: Sequence[str]) -> dict[str, dict[str, A
 class AreaSums:
     """Pixels of each class id over rows that are counted by their areas, so that no map is opened.
 
+    images, coverage: how many rows, and the sum of the shares that they keep.
     pixels: class id -> pixels (areas are float32 shares of an image: exact up to some 8 million pixels an image).
     names: class id -> the name it had in the last row read.
     """
 
     def __init__(self) -> None:
+        self.images, self.coverage = 0, 0.0
         self.pixels: dict[int, int] = {}
         self.names: dict[int, str] = {}
 
@@ -161,6 +175,8 @@ class AreaSums:
     def batch(self, batch: pa.RecordBatch) -> None:
         """Add rows that have the columns LIGHT."""
         areas = batch["areas"]
+        self.images += batch.num_rows
+        self.coverage += pc.sum(batch["coverage"]).as_py() or 0.0
         size = batch["height"].to_numpy(False).astype(np.float64) * batch["width"].to_numpy(False)
         parents = pc.list_parent_indices(areas).to_numpy()
         flat = areas.flatten()
@@ -171,6 +187,32 @@ class AreaSums:
             self.pixels[int(number)] = self.pixels.get(int(number), 0) + int(count)
         first = np.unique(where, return_index=True)[1]
         self.names.update(zip(unique.tolist(), flat.field("name").take(pa.array(first)).to_pylist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of rows that both sides have (same), that one has (gone, fresh), and of changed rows as they were and are."""
+
+    same: AreaSums
+    gone: AreaSums
+    fresh: AreaSums
+    before: AreaSums
+    after: AreaSums
+
+    @property
+    def old(self) -> tuple[AreaSums, ...]:
+        """All of the old side."""
+        return self.same, self.gone, self.before
+
+    @property
+    def new(self) -> tuple[AreaSums, ...]:
+        return self.same, self.fresh, self.after
+
+
+def mean_coverage(parts: Sequence[AreaSums]) -> float | None:
+    """Mean share of an image that is kept, 0..1; None without a label."""
+    images = sum(part.images for part in parts)
+    return sum(part.coverage for part in parts) / images if images else None
 
 
 def class_names(*sums: AreaSums) -> Mapping[int, str]:

@@ -1,6 +1,5 @@
 """The gate's rules, and the causes that a change can have."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +49,9 @@ def test_limits_are_data() -> None:
     assert reasons(SnapshotGate(minimum_gain=-1.0, **free), worse) == []
 
 
-ROW = dict.fromkeys(("digest", "evidence_key", "label_key", "class_set_digest", "decide_digest", "weak_digest"), "1")
+ROW = dict.fromkeys(
+    ("cause", "digest", "evidence_key", "label_key", "class_set_digest", "decide_digest", "weak_digest"), "1"
+)
 
 
 @pytest.mark.parametrize(
@@ -65,14 +66,13 @@ ROW = dict.fromkeys(("digest", "evidence_key", "label_key", "class_set_digest", 
     ],
 )
 def test_the_cause_is_what_the_label_was_decided_from(change: dict[str, str], expected: tuple[str, list[str]]) -> None:
-    assert cause({**ROW, "weak": None}, {**ROW, "weak": None, **change}) == expected
+    assert cause(ROW, {**ROW, **change}) == expected
 
 
 def test_what_a_person_corrected_is_their_doing() -> None:
-    told = {"maps": [{"kind": "partial", "uri": "m.png", "annotator": "ann", "time": "2026-11-22"}]}
-    old, new = {**ROW, "weak": ""}, {**ROW, "weak": json.dumps(told), "weak_digest": "2", "label_key": "2"}
-    assert cause(old, new) == ("human", ["weak labels"])
-    assert cause(new, {**new, "decide_digest": "3", "label_key": "3"}) == ("new decision", ["decide-config"])
+    corrected = {**ROW, "label_key": "2", "cause": "human"}
+    assert cause(ROW, corrected) == ("human", ["corrections"])
+    assert cause(corrected, {**corrected, "decide_digest": "3", "label_key": "3"})[0] == "new decision"
 
 
 def test_a_reason_for_publishing_anyway_has_words() -> None:
