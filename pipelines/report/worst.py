@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +115,7 @@ class WorstPage:
         per_class: Mapping[str, tuple[float | None, ...]],
         images: int,
         config: str,
-        **more: object,
+        **more: Any,
     ) -> str:
         """The page as HTML. per_class: IoU and boundary F over all images, by name. images: how many were judged.
 
