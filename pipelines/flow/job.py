@@ -20,6 +20,7 @@ from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, listing, observing, plan, second
 from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.progress import duration, say
+from pipelines.flow.publish import Proposal, Published, Publisher
 from pipelines.flow.run import Run, digest
 from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.references import ModelReferenceError, resolve
@@ -42,8 +43,8 @@ class Outcome:
     summary: dict[str, Any] | None
 
 
-def label_corpus(config: LabelConfig) -> Outcome:
-    """Run the whole job.
+def label_corpus(config: LabelConfig, publisher: Publisher | None = None) -> Outcome:
+    """Run the whole job. publisher: what becomes of new labels; default: they are published at once.
 
     Raises:
         UsageError: a class set, corpus or model reference that cannot be used. RunFailed, Interrupted: see there.
@@ -68,10 +69,13 @@ def label_corpus(config: LabelConfig) -> Outcome:
         listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
         say("observe: " + observing.describe(observed))
     _second(run, kinds, rows, known, models, observed)
-    todo = deciding.plan(run, rows, known)
+    publisher = publisher or Publisher()
+    todo = deciding.plan(run, rows, known, publisher.recheck)
     decided = timed(run, "decide", lambda: _decide(run, todo, models, kinds))
     run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
-    return _finish(run, rows, known, observed, decided, todo)
+    proposal = Proposal(run, len(rows), known, todo, decided)
+    published = timed(run, "publish", lambda: publisher(proposal))
+    return _finish(proposal, observed, published)
 
 
 def set_up(config: LabelConfig) -> tuple[Run, Models]:
@@ -187,7 +191,7 @@ def _decide(run: Run, todo: deciding.Plan, models: Models, kinds: Sequence[secon
         _start_ray(run.config)
         text = embed_prompts(run.classes, models)
     class_ids = {kind.run.observe_id: ids for kind in kinds if (ids := kind.class_ids()) is not None}
-    return deciding.decide_and_publish(run, todo, text, class_ids)
+    return deciding.decide(run, todo, text, class_ids)
 
 
 def embed_prompts(classes: ClassSet, models: Models) -> TextBank:
@@ -252,28 +256,23 @@ def _quarantine_rows(run: Run, rows: Sequence[listing.Wanted], known: Known) -> 
     return [{name: row[name] for name in names} for row in (*known.bad.values(), *others)]
 
 
-def _finish(
-    run: Run,
-    rows: Sequence[listing.Wanted],
-    known: Known,
-    observed: Observed,
-    decided: deciding.Decided,
-    todo: deciding.Plan,
-) -> Outcome:
+def _finish(proposal: Proposal, observed: Observed, published: Published) -> Outcome:
+    run, known, todo, decided = proposal.run, proposal.known, proposal.todo, proposal.decided
     failures = observed.failures + decided.failures
-    unlabeled = len(rows) - len(known.bad) - todo.reused - decided.labeled
+    unlabeled = proposal.images - len(known.bad) - todo.reused - decided.labeled
     seconds = run.seconds.get("observe", 0.0) + run.seconds.get("decide", 0.0)
     handled = observed.observed if observed.observed else decided.labeled
     summary: dict[str, Any] = {
         "run_id": run.run_id,
-        "images": len(rows),
+        "images": proposal.images,
         "observed": observed.observed,
         "labeled": decided.labeled,
         "reused": todo.reused,
         "quarantined": len(known.bad),
         "images_per_second": round(handled / seconds, 3) if handled else 0.0,
         "report": None,
-        "snapshot": decided.snapshot,
+        "snapshot": published.snapshot,
+        **published.summary,
     }
     details = {
         **summary,
@@ -286,10 +285,11 @@ def _finish(
         "corrected_by_people": todo.corrected,
         "stale_corrections": todo.stale,
         "failures": failures[:100],
+        **published.details,
     }
     from pipelines.flow.present import present
 
-    summary["report"] = details["report"] = present(run, known, details)
+    summary["report"] = details["report"] = present(proposal, published, details)
     storage.write_bytes(storage.join(run.folder, "summary.json"), json.dumps(details, indent=2).encode())
     _tell(run, details, observed)
     if failures:
@@ -298,7 +298,7 @@ def _finish(
         return Outcome(3, summary)
     if unlabeled:
         raise RunFailed(f"{unlabeled} readable images have no label, and no error says why: please report this")
-    return Outcome(0, summary)
+    return Outcome(published.exit_code, summary)
 
 
 def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
@@ -316,7 +316,8 @@ def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
     elif details["unlabeled"] and run.config.from_evidence:
         say("the rest has no evidence yet; run the same command without --from-evidence")
     say(f"labels   {run.labels.url} (snapshot {details['snapshot']})")
-    say(f"report   {details['report']}")
+    if details["report"]:
+        say(f"report   {details['report']}")
     if run.config.corpus.startswith("sample:"):
         say(
             "your own photographs: python pipelines/label_corpus.py --corpus FOLDER_OR_URL "

@@ -1,6 +1,7 @@
 """What a person sees of a run: the report page and the MLflow run."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.flow.observing import Known
 from pipelines.flow.progress import say
+from pipelines.flow.publish import Proposal, Published
 from pipelines.flow.run import Run
 from pipelines.report.data import QuarantineRow, ReportClass, ReportItem
-from pipelines.report.page import ReportBuilder
+from pipelines.report.page import Notes, ReportBuilder
 from pipelines.report.select import Selection
 from pipelines.stages.decide import read_png
 
@@ -22,7 +24,9 @@ PICTURES = ("class_map", "confidence", "provenance")
 NUMBERS = ("asset", "keep_threshold", "coverage", "mean_confidence", "areas")
 
 
-def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportBuilder]:
+def build(
+    run: Run, known: Known, details: dict[str, Any], notes: Notes = (), candidate: Sequence[str] = ()
+) -> tuple[str, ReportBuilder]:
     """The report as HTML, and the builder, which has the overlays. Reads the pictures of the shown images only."""
     builder = ReportBuilder(
         report_classes(run.classes),
@@ -31,7 +35,7 @@ def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportB
         sources=PROVENANCE,
     )
     shown: Selection[str] = Selection(run.config.report.images)
-    for batch in run.labels.newest(NUMBERS, batch_rows=4096):
+    for batch in run.labels.newest(NUMBERS, batch_rows=4096, extra=candidate):
         for row in batch.to_pylist():
             areas = {area["class_id"]: area["area"] for area in row["areas"]}
             kept = {area["class_id"]: area["kept"] for area in row["areas"]}
@@ -40,7 +44,8 @@ def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportB
                 shown.add(row["asset"], row["mean_confidence"], row["asset"])
     chosen = {asset for asset, _ in shown.chosen()}
     guides = _guides(run, known, chosen)
-    for batch in run.labels.newest([*NUMBERS, *PICTURES, "weak", "evidence_key"], batch_rows=16, assets=chosen):
+    columns = [*NUMBERS, *PICTURES, "weak", "evidence_key"]
+    for batch in run.labels.newest(columns, batch_rows=16, assets=chosen, extra=candidate):
         for row in batch.to_pylist():
             if row["evidence_key"] in guides:
                 builder.add(_item(row, guides[row["evidence_key"]]))
@@ -50,7 +55,7 @@ def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportB
         (name, value) for name, value in details.items() if name not in ("report", "failures") and value not in ({}, [])
     ]
     numbers = {name: _flat(value) for name, value in told}
-    return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows), builder
+    return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows, notes=notes), builder
 
 
 def _flat(value: Any) -> Any:
@@ -85,15 +90,20 @@ def _item(row: dict[str, Any], guide: Any) -> ReportItem:
     )
 
 
-def present(run: Run, known: Known, details: dict[str, Any]) -> str:
-    """Write the report, and tell MLflow. Returns the address of the report."""
-    address = storage.join(run.folder, "report.html")
-    html, builder = build(run, known, details)
-    storage.write_bytes(address, html.encode())
+def present(proposal: Proposal, published: Published, details: dict[str, Any]) -> str | None:
+    """Write the report, if there is anything to show, and tell MLflow. Returns the address of the report."""
+    run = proposal.run
+    address, pictures, pages = None, {}, dict(published.pages)
+    if published.report:
+        candidate = [storage.join(run.labels.url, name) for name in published.candidate]
+        pages["report.html"], builder = build(run, proposal.known, details, published.notes, candidate)
+        address, pictures = storage.join(run.folder, "report.html"), builder.overlays(8)
+    for name, content in pages.items():
+        storage.write_bytes(storage.join(run.folder, name), content.encode())
     if run.config.tracking.enabled:
         from pipelines.flow.track import track
 
-        track(run, details, html, builder.overlays(8))
+        track(run, details, pages, pictures, published.tags)
     else:
         say("tracking is off (tracking.enabled)")
     return address

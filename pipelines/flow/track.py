@@ -8,8 +8,14 @@ from pipelines.flow.run import Run
 from pipelines.tracking import Tracker
 
 
-def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str, bytes]) -> None:
-    """Log a finished run: config, digests, numbers, the report, sample overlays and the published snapshot."""
+def track(
+    run: Run,
+    details: Mapping[str, Any],
+    pages: Mapping[str, str],
+    overlays: Mapping[str, bytes],
+    tags: Mapping[str, object],
+) -> None:
+    """Log a finished run: config, digests, numbers, pages by name, sample overlays and the published snapshot."""
     settings = run.config.tracking
     name = settings.experiment or run.config.corpus
     with Tracker(
@@ -25,9 +31,11 @@ def track(run: Run, details: Mapping[str, Any], html: str, overlays: Mapping[str
                 "decide_digest": run.decide_digest,
                 "class_set_digest": run.classes.digest,
                 **{f"model.{name}": digest for name, digest in run.model_digests.items()},
+                **tags,
             }
         )
         tracker.metrics(details)
-        tracker.text(html, "report.html")
+        for page, content in pages.items():
+            tracker.text(content, page)
         tracker.pictures(overlays)
         tracker.snapshot(run.labels.url, details["snapshot"], f"labels of {run.config.corpus}")

@@ -43,6 +43,9 @@ WORK = pa.schema(
     ]
 )
 
+# The cause of work whose label is as it should be; it is decided once more, and not published.
+RECHECK = "recheck"
+
 SPEC = StageSpec(
     name="decide",
     needs=tuple(name for name in WORK.names if name not in ("label_key", "cause", "weak_digest", "weak_problems")),
@@ -112,7 +115,8 @@ class DecideStage:
         name, size = "", 0
         if rows:
             table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["asset"]), schema=SCHEMA)
-            file = self.table.write_file(f"{self.config.prefix}-{uuid.uuid4().hex}.parquet", table)
+            prefix = RECHECK if work[0]["cause"] == RECHECK else self.config.prefix
+            file = self.table.write_file(f"{prefix}-{uuid.uuid4().hex}.parquet", table)
             name, size = file.name, file.size_bytes
         problems = sum(len(row["weak_problems"]) for row in rows)
         summary = [len(rows), name, size, problems, json.dumps(failures)]
