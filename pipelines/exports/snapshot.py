@@ -88,7 +88,7 @@ def open_snapshot(labels: str, version: int | None, limit: int | None = None) ->
 def _entries(rows: pa.Table) -> dict[str, Entry]:
     """rows: asset, uri and digest, sorted by asset."""
     taken: set[str] = set()
-    found = {}
+    found: dict[str, Entry] = {}
     for batch in rows.select(["asset", "uri", "digest"]).to_batches(max_chunksize=4096):
         for asset, uri, digest in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             found[asset] = Entry(asset, uri, digest or "", len(found) + 1, safe_name(asset, taken))
