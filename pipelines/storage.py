@@ -1,7 +1,9 @@
 """Addresses: a local path or any fsspec URL, read and written the same way."""
 
 import os
+import shutil
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -72,6 +74,33 @@ def write_bytes(url: str, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     Path(temporary).replace(path)
+
+
+def upload(local: Path, url: str) -> None:
+    """Bring a local file to an address, whole or not at all, without holding it in memory. The local file is gone."""
+    fs, path = filesystem(url)
+    if "://" in url:
+        fs.put_file(str(local), path)
+        local.unlink()
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    shutil.move(local, temporary)
+    Path(temporary).replace(path)
+
+
+def modified(url: str) -> datetime:
+    """When a file was last changed, in UTC."""
+    fs, path = filesystem(url)
+    found: datetime = fs.modified(path)
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def tree(url: str) -> list[str]:
+    """Every file below a folder, as paths relative to it, sorted; an absent folder has none."""
+    fs, path = filesystem(url)
+    root = path.rstrip("/") + "/"
+    return sorted(name.removeprefix(root) for name in fs.find(path) if name.startswith(root))
 
 
 def write_parquet(url: str, table: Any, **options: Any) -> int:

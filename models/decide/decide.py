@@ -47,8 +47,9 @@ def decide(
     of_classes: evidence of the second kind, if it was observed.
 
     Works with any mix of weak labels, and with none. Pixel-level labels (points, scribbles, partial maps) are taken as
-    true and beat tags and boxes; absent tags forbid; present tags appear somewhere; boxes bound their class; noisy
-    maps vote. Raises ValueError if a class has no prompt or the shapes do not fit each other.
+    true and beat tags and boxes; what people corrected beats everything; absent tags forbid; present tags appear
+    somewhere; boxes bound their class; noisy maps vote. Raises ValueError if a class has no prompt or the shapes do not
+    fit each other.
     """
     frame = frame_of(evidence, config)
     scene = look(frame, evidence, text, classes, weak, config)
@@ -128,10 +129,10 @@ def heat_to_ask(
 
 
 def marked_classes(weak: WeakArrays, classes: ClassArrays) -> npt.NDArray[np.bool_]:
-    """Classes of which a point, scribble, box or partial map says where they are, bool [C]."""
+    """Classes of which a point, scribble, box, partial map or person says where they are, bool [C]."""
     rows = [weak.point_classes, weak.box_classes, np.array([row for *_, row in weak.scribbles], np.int32)]
-    if weak.partial is not None:
-        rows.append(seed_rules.ids_to_rows(np.unique(weak.partial), classes))
+    maps = [ids for ids in (weak.partial, weak.human) if ids is not None]
+    rows += [seed_rules.ids_to_rows(np.unique(ids), classes) for ids in maps]
     return _rows_to_flags(np.concatenate(rows), len(classes.ids))
 
 

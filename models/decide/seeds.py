@@ -25,7 +25,7 @@ class Seeds:
 
 
 def has_seeds(weak: WeakArrays) -> bool:
-    return bool(len(weak.points) or weak.scribbles or weak.partial is not None)
+    return bool(len(weak.points) or weak.scribbles or weak.partial is not None or weak.human is not None)
 
 
 def ids_to_rows(ids: npt.NDArray[np.int32], classes: ClassArrays) -> npt.NDArray[np.int32]:
@@ -42,10 +42,10 @@ def ids_to_rows(ids: npt.NDArray[np.int32], classes: ClassArrays) -> npt.NDArray
 def draw_seeds(
     weak: WeakArrays, classes: ClassArrays, full: tuple[int, int], size: tuple[int, int], radius_px: float
 ) -> Seeds:
-    """Points (discs of this radius in pixels of `size`), scribbles and the partial map on a grid of `size`.
+    """Points (discs of this radius in pixels of `size`), scribbles and maps on a grid of `size`.
 
-    full: height and width that the weak labels' coordinates refer to. Where forms overlap, the partial map wins over
-    points, and points over scribbles.
+    full: height and width that the weak labels' coordinates refer to. Where forms overlap, people's corrections win
+    over the partial map, that over points, and points over scribbles.
     """
     scale_y, scale_x = size[0] / full[0], size[1] / full[1]
     rows = np.full(size, NOTHING, np.int32)
@@ -56,10 +56,11 @@ def draw_seeds(
     for (x, y), row in zip(weak.points, weak.point_classes, strict=True):
         disc = _disc(float(x) * scale_x, float(y) * scale_y, radius_px, size)
         rows[disc], source[disc] = row, PROVENANCE.index("point")
-    if weak.partial is not None:
-        given = resize_nearest(ids_to_rows(weak.partial, classes), size)
-        says = given != NOTHING
-        rows[says], source[says] = given[says], PROVENANCE.index("partial")
+    for name, ids in (("partial", weak.partial), ("human", weak.human)):
+        if ids is not None:
+            given = resize_nearest(ids_to_rows(ids, classes), size)
+            says = given != NOTHING
+            rows[says], source[says] = given[says], PROVENANCE.index(name)
     return Seeds(rows, source)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-PROVENANCE = ("background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy", "student")
+PROVENANCE = ("background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy", "student", "human")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class WeakArrays:
     scribbles: (float32 [K, 2] polyline, width in pixels, class row or -1) each.
     boxes: float32 [Q, 4] x0 y0 x1 y1; box_classes: int32 [Q].
     partial, noisy: int32 [H, W] of class *ids* (background's id included), -1 = says nothing; or None.
+    human: the same, from people who corrected an earlier label; nothing overrules it.
     """
 
     present: npt.NDArray[np.bool_] | None
@@ -53,6 +54,7 @@ class WeakArrays:
     box_classes: npt.NDArray[np.int32]
     partial: npt.NDArray[np.int32] | None = None
     noisy: npt.NDArray[np.int32] | None = None
+    human: npt.NDArray[np.int32] | None = None
 
     @classmethod
     def none(cls, num_classes: int) -> "WeakArrays":

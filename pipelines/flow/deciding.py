@@ -1,6 +1,7 @@
-"""Decide what has no current label, and publish: one atomic commit makes a snapshot."""
+"""Decide what has no current label: rows in staged files, which one atomic commit makes a snapshot."""
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +16,7 @@ from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import Known
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.run import Run, digest
-from pipelines.stages.decide import WORK, DecideStage, DecideStageConfig
+from pipelines.stages.decide import RECHECK, WORK, DecideStage, DecideStageConfig
 from pipelines.tables import labels
 from pipelines.tables.delta import DataFile
 
@@ -26,86 +27,127 @@ ROWS_PER_TASK = 64
 @dataclass
 class Plan:
     """work: rows of WORK to decide. removals: label rows that say an asset has no label any more. reused: how many
-    assets have the label that they should have already."""
+    assets have the label that they should have already. recheck: rows of WORK for some of those. corrected: how many
+    have corrections by people that count; stale: assets with corrections of bytes that they do not have any more."""
 
     work: list[dict[str, Any]] = field(default_factory=list)
+    recheck: list[dict[str, Any]] = field(default_factory=list)
     removals: list[dict[str, Any]] = field(default_factory=list)
     reused: int = 0
+    corrected: int = 0
+    stale: list[str] = field(default_factory=list)
 
 
-def plan(run: Run, rows: Sequence[Wanted], known: Known) -> Plan:
-    """What the newest snapshot lacks: everything whose label key is not the one it should be, and what has to go."""
+def plan(run: Run, rows: Sequence[Wanted], known: Known, recheck: int = 0) -> Plan:
+    """What the newest snapshot lacks: everything whose label key is not the one it should be, and what has to go.
+
+    recheck: how many labels that are as they should be are decided once more, if there is work at all.
+    """
     current = {}
     for batch in run.labels.newest(["asset", "label_key", "evidence_key"], batch_rows=4096):
         for row in batch.to_pylist():
             current[row["asset"]] = (row["label_key"], row["evidence_key"])
+    people = run.human.known()
     result = Plan()
+    chance = random.Random(run.run_id)
+    reused: list[dict[str, Any]] = []
     for wanted in rows:
         if wanted.asset in known.bad and wanted.asset in current:
             result.removals.append({"asset": wanted.asset, "uri": wanted.uri, "cause": "unreadable"})
         if wanted.asset not in known.evidence:
             continue
-        shard, evidence_key, image_digest = known.evidence[wanted.asset]
-        second = known.second.get(wanted.asset, [])
-        key = run.label_key(evidence_key, wanted.weak_digest, [key for *_, key in second])
-        before = current.get(wanted.asset)
-        if before and before[0] == key:
-            result.reused += 1
+        corrections = people.get(wanted.asset, [])
+        human = [one for one, drawn_on in corrections if drawn_on == known.evidence[wanted.asset][2]]
+        result.corrected += bool(human)
+        result.stale += [wanted.asset] if len(human) < len(corrections) else []
+        work = _work(run, wanted, known, human, current.get(wanted.asset))
+        if work["cause"] != RECHECK:
+            result.work.append(work)
             continue
-        cause = "new image" if before is None else "new evidence" if before[1] != evidence_key else "new decision"
-        result.work.append(
-            {
-                "asset": wanted.asset,
-                "uri": wanted.uri,
-                "digest": image_digest,
-                "evidence_key": evidence_key,
-                "shard": shard,
-                "second": json.dumps(second) if second else "",
-                "weak": wanted.weak,
-                "weak_digest": wanted.weak_digest,
-                "weak_problems": list(wanted.weak_problems),
-                "label_key": key,
-                "cause": cause,
-            }
-        )
+        result.reused += 1
+        # A sample of all, without knowing how many there will be (algorithm R: Vitter 1985).
+        place = chance.randrange(result.reused)
+        if len(reused) < recheck:
+            reused.append(work)
+        elif place < recheck:
+            reused[place] = work
     gone = run.manifest.gone()
     result.removals += [{"asset": asset, "uri": gone[asset], "cause": "vanished"} for asset in current if asset in gone]
+    result.recheck = reused if result.work else []
     # One task reads few shards.
     result.work.sort(key=lambda row: (row["shard"], row["asset"]))
     return result
 
 
+def _work(
+    run: Run, wanted: Wanted, known: Known, human: Sequence[str], before: tuple[str, str] | None
+) -> dict[str, Any]:
+    """A row of WORK. human: ids of the corrections that count, in order. before: (label key, evidence key) of the label
+    that there is."""
+    shard, evidence_key, image_digest = known.evidence[wanted.asset]
+    second = known.second.get(wanted.asset, [])
+    # Keys with none, one, two ... of the corrections: the last is the one that the label should have.
+    made_from = (evidence_key, wanted.weak_digest, [key for *_, key in second])
+    *earlier, key = (run.label_key(*made_from, human[:count]) for count in range(len(human) + 1))
+    return {
+        "asset": wanted.asset,
+        "uri": wanted.uri,
+        "digest": image_digest,
+        "evidence_key": evidence_key,
+        "shard": shard,
+        "second": json.dumps(second) if second else "",
+        "weak": wanted.weak,
+        "weak_digest": wanted.weak_digest,
+        "weak_problems": list(wanted.weak_problems),
+        "human": json.dumps(human) if human else "",
+        "label_key": key,
+        "cause": _cause(before, evidence_key, key, earlier),
+    }
+
+
+def _cause(before: tuple[str, str] | None, evidence_key: str, key: str, earlier: Sequence[str]) -> str:
+    """Why a label is made. before: (label key, evidence key) of the one that is there. key: of the one that should be.
+    earlier: the keys that it would have with fewer of the corrections."""
+    if before is None:
+        return "new image"
+    if before[0] == key:
+        return RECHECK
+    if before[1] != evidence_key:
+        return "new evidence"
+    return "human" if before[0] in earlier else "new decision"
+
+
 @dataclass
 class Decided:
-    """What a decide step did. resumed: labels that an interrupted run had decided and not published."""
+    """What a decide step did. resumed: labels that an earlier run had decided and that were not published. files: what
+    is to be published. rechecked: files of labels that were decided once more, to be compared and thrown away."""
 
     labeled: int = 0
     resumed: int = 0
     images_per_second: float = 0.0
     weak_problems: int = 0
     failures: list[list[str]] = field(default_factory=list)
-    snapshot: int | None = None
+    files: list[DataFile] = field(default_factory=list)
+    rechecked: list[DataFile] = field(default_factory=list)
 
 
-def decide_and_publish(
-    run: Run, todo: Plan, text: TextBank | None, class_ids: Mapping[str, Mapping[int, int]]
-) -> Decided:
-    """Decide `todo.work` on CPU actors, then commit all of it and the removals at once. class_ids: see the stage."""
-    result = Decided(snapshot=run.labels.version())
+def decide(run: Run, todo: Plan, text: TextBank | None, class_ids: Mapping[str, Mapping[int, int]]) -> Decided:
+    """Decide `todo.work` on CPU actors, and stage its labels and the removals. class_ids: see the stage."""
+    result = Decided()
     if not todo.work and not todo.removals:
         return result
     prefix = "staged-" + digest([run.classes.digest, run.decide_digest, run.observe_id])[:16]
     files, work = _staged(run, prefix, todo.work)
     result.resumed = len(todo.work) - len(work)
     if result.resumed:
-        say(f"decide: {result.resumed:,} labels were decided by an interrupted run")
-    if work:
-        files += _decide(run, work, prefix, text, class_ids, result)
+        say(f"decide: {result.resumed:,} labels were decided by an earlier run that did not publish them")
+    if work or todo.recheck:
+        files += _decide(run, [*work, *todo.recheck], prefix, text, class_ids, result)
+    result.rechecked = [file for file in files if file.name.startswith(RECHECK)]
+    result.files = [file for file in files if not file.name.startswith(RECHECK)]
+    result.labeled = sum(file.rows for file in result.files)
     if todo.removals:
-        files.append(_removals(run, todo.removals))
-    result.labeled = sum(file.rows for file in files) - len(todo.removals)
-    if files:
-        result.snapshot = run.labels.commit(files, {"run_id": run.run_id, "class_set": run.classes.digest})
+        result.files.append(_removals(run, todo.removals))
     return result
 
 
@@ -143,6 +185,7 @@ def _decide(
     config = DecideStageConfig(
         store=run.store,
         labels_url=run.labels.url,
+        human_url=run.human.url,
         prefix=prefix,
         classes=run.classes,
         text=text,
@@ -157,7 +200,11 @@ def _decide(
     cpus = float(ray.cluster_resources().get("CPU", 1))
     actors = max(1, min(int(cpus), -(-len(work) // ROWS_PER_TASK)))
     size = min(ROWS_PER_TASK, -(-len(work) // actors))
-    blocks = [pa.Table.from_pylist(work[i : i + size], schema=WORK) for i in range(0, len(work), size)]
+    # Staged files hold either what is to be published or what is not.
+    parts = [[row for row in work if (row["cause"] == RECHECK) == again] for again in (False, True)]
+    blocks = [
+        pa.Table.from_pylist(part[i : i + size], schema=WORK) for part in parts for i in range(0, len(part), size)
+    ]
     dataset = ray.data.from_arrow(blocks).map_batches(
         DecideStage,
         fn_constructor_args=(config,),

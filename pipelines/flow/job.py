@@ -20,6 +20,7 @@ from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, listing, observing, plan, second
 from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.progress import duration, say
+from pipelines.flow.publish import Proposal, Published, Publisher
 from pipelines.flow.run import Run, digest
 from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.flow.track import tracked
@@ -32,6 +33,8 @@ from pipelines.tracking import Tracker
 
 # Images an actor hands to the models at once; reading the next ones goes on meanwhile.
 CHUNK_IMAGES = {"cpu": 4, "cuda": 16}
+# So many stale corrections are told on the terminal; all of them are in summary.json.
+TOLD_STALE = 20
 
 
 @dataclass
@@ -42,8 +45,8 @@ class Outcome:
     summary: dict[str, Any] | None
 
 
-def label_corpus(config: LabelConfig) -> Outcome:
-    """Run the whole job.
+def label_corpus(config: LabelConfig, publisher: Publisher | None = None) -> Outcome:
+    """Run the whole job. publisher: what becomes of new labels; default: they are published at once.
 
     Raises:
         UsageError: a class set, corpus or model reference that cannot be used. RunFailed, Interrupted: see there.
@@ -60,7 +63,7 @@ def label_corpus(config: LabelConfig) -> Outcome:
         return _dry_run(run, kinds, rows, known, models)
     _record_inputs(run)
     with tracked(run) as tracker:
-        return _label(run, kinds, rows, known, models, tracker)
+        return _label(run, kinds, rows, known, models, publisher or Publisher(), tracker)
 
 
 def _label(
@@ -69,6 +72,7 @@ def _label(
     rows: Sequence[listing.Wanted],
     known: Known,
     models: Models,
+    publisher: Publisher,
     tracker: Tracker,
 ) -> Outcome:
     config = run.config
@@ -81,10 +85,12 @@ def _label(
         listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
         say("observe: " + observing.describe(observed))
     _second(run, kinds, rows, known, models, observed)
-    todo = deciding.plan(run, rows, known)
+    todo = deciding.plan(run, rows, known, publisher.recheck)
     decided = timed(run, "decide", lambda: _decide(run, todo, models, kinds))
     run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
-    return _finish(run, rows, known, observed, decided, todo, tracker)
+    proposal = Proposal(run, len(rows), known, todo, decided)
+    published = timed(run, "publish", lambda: publisher(proposal))
+    return _finish(proposal, observed, published, tracker)
 
 
 def set_up(config: LabelConfig) -> tuple[Run, Models]:
@@ -200,7 +206,7 @@ def _decide(run: Run, todo: deciding.Plan, models: Models, kinds: Sequence[secon
         _start_ray(run.config)
         text = embed_prompts(run.classes, models)
     class_ids = {kind.run.observe_id: ids for kind in kinds if (ids := kind.class_ids()) is not None}
-    return deciding.decide_and_publish(run, todo, text, class_ids)
+    return deciding.decide(run, todo, text, class_ids)
 
 
 def embed_prompts(classes: ClassSet, models: Models) -> TextBank:
@@ -265,29 +271,23 @@ def _quarantine_rows(run: Run, rows: Sequence[listing.Wanted], known: Known) -> 
     return [{name: row[name] for name in names} for row in (*known.bad.values(), *others)]
 
 
-def _finish(
-    run: Run,
-    rows: Sequence[listing.Wanted],
-    known: Known,
-    observed: Observed,
-    decided: deciding.Decided,
-    todo: deciding.Plan,
-    tracker: Tracker,
-) -> Outcome:
+def _finish(proposal: Proposal, observed: Observed, published: Published, tracker: Tracker) -> Outcome:
+    run, known, todo, decided = proposal.run, proposal.known, proposal.todo, proposal.decided
     failures = observed.failures + decided.failures
-    unlabeled = len(rows) - len(known.bad) - todo.reused - decided.labeled
+    unlabeled = proposal.images - len(known.bad) - todo.reused - decided.labeled
     seconds = run.seconds.get("observe", 0.0) + run.seconds.get("decide", 0.0)
     handled = observed.observed if observed.observed else decided.labeled
     summary: dict[str, Any] = {
         "run_id": run.run_id,
-        "images": len(rows),
+        "images": proposal.images,
         "observed": observed.observed,
         "labeled": decided.labeled,
         "reused": todo.reused,
         "quarantined": len(known.bad),
         "images_per_second": round(handled / seconds, 3) if handled else 0.0,
         "report": None,
-        "snapshot": decided.snapshot,
+        "snapshot": published.snapshot,
+        **published.summary,
     }
     details = {
         **summary,
@@ -297,11 +297,14 @@ def _finish(
         "decide_images_per_second": round(decided.images_per_second, 3),
         "evidence_bytes_per_image": round(observed.bytes / max(1, observed.observed)),
         "quarantine_reasons": dict(Counter(row["error"] for row in known.bad.values())),
+        "corrected_by_people": todo.corrected,
+        "stale_corrections": todo.stale,
         "failures": failures[:100],
+        **published.details,
     }
     from pipelines.flow.present import present
 
-    summary["report"] = details["report"] = present(run, known, details, tracker)
+    summary["report"] = details["report"] = present(proposal, published, details, tracker)
     storage.write_bytes(storage.join(run.folder, "summary.json"), json.dumps(details, indent=2).encode())
     _tell(run, details, observed)
     if failures:
@@ -310,7 +313,7 @@ def _finish(
         return Outcome(3, summary)
     if unlabeled:
         raise RunFailed(f"{unlabeled} readable images have no label, and no error says why: please report this")
-    return Outcome(0, summary)
+    return Outcome(published.exit_code, summary)
 
 
 def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
@@ -321,12 +324,15 @@ def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
         f"{details['images']:,} images: {details['labeled']:,} labeled, {details['reused']:,} as they were, "
         f"{details['quarantined']:,} in quarantine, {details['unlabeled']:,} without a label ({took})"
     )
+    for asset in details["stale_corrections"][:TOLD_STALE]:
+        say(f"correction not used: {asset} has other bytes than the person saw; it is kept in {run.human.url}")
     if details["unlabeled"] and observed.out_of_budget:
         say("the budget is used up; run the same command again for the rest")
     elif details["unlabeled"] and run.config.from_evidence:
         say("the rest has no evidence yet; run the same command without --from-evidence")
     say(f"labels   {run.labels.url} (snapshot {details['snapshot']})")
-    say(f"report   {details['report']}")
+    if details["report"]:
+        say(f"report   {details['report']}")
     if run.config.corpus.startswith("sample:"):
         say(
             "your own photographs: python pipelines/label_corpus.py --corpus FOLDER_OR_URL "

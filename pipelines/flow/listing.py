@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -96,37 +97,42 @@ def write_manifest(run: Run, rows: Iterable[Wanted], digests: dict[str, str], wh
     digests: sha256 by asset, for those that were read. whole: rows is all of the corpus (of its split), so that what is
     not in it has vanished.
     """
-    before = {str(row["asset"]): row for row in run.manifest.rows()}
+    wanted = {row.asset: row for row in rows}
     split = run.config.split or ""
-    changed, listed = [], set()
-    for row in rows:
-        listed.add(row.asset)
-        new = {
-            "asset": row.asset,
-            "corpus": run.corpus,
-            "uri": row.uri,
-            "size_bytes": row.size_bytes,
-            "mtag": row.mtag,
-            "digest": digests.get(row.asset),
-            "split": split,
-            "weak": row.weak,
-            "tags": row.tags,
-        }
-        old = before.get(row.asset)
-        same_bytes = old and (old["size_bytes"], old["mtag"]) == (row.size_bytes, row.mtag)
-        if old and same_bytes and new["digest"] is None:
+    changed: list[dict[str, Any]] = []
+    for old in run.manifest.rows():
+        row = wanted.pop(str(old["asset"]), None)
+        if row is None:
+            if whole and old["split"] == split:
+                kept = ("asset", "corpus", "uri", "split")
+                changed.append({**{name: old[name] for name in kept}, "removed": True})
+            continue
+        new = _manifest_row(run, row, digests, split)
+        if new["digest"] is None and (old["size_bytes"], old["mtag"]) == (row.size_bytes, row.mtag):
             new["digest"] = old["digest"]
-        if not old or any(old[name] != value for name, value in new.items()):
+        if any(old[name] != value for name, value in new.items()):
             changed.append(new)
-    gone = [row for asset, row in before.items() if whole and asset not in listed and row["split"] == split]
-    kept = ("asset", "corpus", "uri", "split")
-    changed += [{**{name: row[name] for name in kept}, "removed": True} for row in gone]
+    changed += [_manifest_row(run, row, digests, split) for row in wanted.values()]
     if changed:
         sequence = run.manifest.next_sequence()
         common = {"sequence": sequence, "run_id": run.run_id, "schema_version": manifest.SCHEMA_VERSION}
         filled = [{"removed": False, **row, **common} for row in changed]
         table = pa.Table.from_pylist(filled, schema=manifest.SCHEMA)
         run.manifest.append(f"part-{run.run_id}-{sequence}.parquet", table, {"run_id": run.run_id})
+
+
+def _manifest_row(run: Run, row: Wanted, digests: dict[str, str], split: str) -> dict[str, Any]:
+    return {
+        "asset": row.asset,
+        "corpus": run.corpus,
+        "uri": row.uri,
+        "size_bytes": row.size_bytes,
+        "mtag": row.mtag,
+        "digest": digests.get(row.asset),
+        "split": split,
+        "weak": row.weak,
+        "tags": row.tags,
+    }
 
 
 def own_corpus(run: Run, corpus: Corpus) -> None:

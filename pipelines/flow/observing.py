@@ -1,11 +1,12 @@
 """Observe what has no evidence yet: rounds over the images that the store does not know."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -47,42 +48,57 @@ class Known:
     second: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
 
 
+class _Outcome(NamedTuple):
+    """An index row, as far as it is needed. bad: all of it, where the image went to quarantine."""
+
+    good: bool
+    run_id: str
+    evidence_key: str
+    digest: str
+    bad: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "_Outcome":
+        good = row["outcome"] == "ok"
+        run_id = sys.intern(row["run_id"] or "")
+        return cls(good, run_id, row["evidence_key"], row["digest"], None if good else row)
+
+
 def look_up(run: Run, rows: Sequence[Wanted], merge: bool = False) -> Known:
     """Compare the wanted assets with the evidence that is there. merge: tidy the index, if it has become many files."""
     shards: dict[str, str] = {}
-    seen: dict[tuple[str, int, str, str], dict[str, Any]] = {}
+    # Of a corpus of millions, only what is asked for is kept, and little of what is good.
+    seen: dict[tuple[str, int, str, str], _Outcome | None] = dict.fromkeys(row.version for row in rows)
     for batch in run.store.index(merge).to_batches(max_chunksize=4096):
         for row in batch.to_pylist():
             if row["shard"]:
-                shards.setdefault(row["evidence_key"], row["shard"])
+                shards.setdefault(row["evidence_key"], sys.intern(row["shard"]))
             version = (row["asset"], row["size_bytes"], row["mtag"], row["hints_digest"])
-            if version not in seen or _outweighs(row, seen[version]):
-                seen[version] = row
+            if version in seen:
+                outcome, before = _Outcome.of(row), seen[version]
+                # Of two for the same bytes the good one counts (a photograph that came back), then the newer one.
+                if before is None or outcome[:2] > before[:2]:
+                    seen[version] = outcome
     known = Known(keys=list(shards))
     again = []
     for wanted in rows:
         found = seen.get(wanted.version)
         if found is None:
             known.todo.append(wanted)
-        elif found["outcome"] == "ok":
-            shard = shards.get(found["evidence_key"])
+        elif found.bad is None:
+            shard = shards.get(found.evidence_key)
             # Another asset with the same bytes was to bring the evidence, and the run ended before it did.
             if shard is None:
                 known.todo.append(wanted)
             else:
-                known.evidence[wanted.asset] = (shard, found["evidence_key"], found["digest"])
-        elif found["run_id"] != run.run_id and (found["error"] in PASSING or run.config.retry_quarantined):
+                known.evidence[wanted.asset] = (shard, found.evidence_key, found.digest)
+        elif found.run_id != run.run_id and (found.bad["error"] in PASSING or run.config.retry_quarantined):
             again.append(wanted)
         else:
-            known.bad[wanted.asset] = found
+            known.bad[wanted.asset] = found.bad
     # Last, so that a budget goes to what was never tried.
     known.todo += again
     return known
-
-
-def _outweighs(row: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Of two outcomes for the same bytes the good one counts (a photograph that came back), then the newer one."""
-    return (row["outcome"] == "ok", row["run_id"]) > (other["outcome"] == "ok", other["run_id"])
 
 
 @dataclass

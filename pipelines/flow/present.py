@@ -1,6 +1,7 @@
 """What a person sees of a run: the report page and the MLflow run."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from models.decide.types import PROVENANCE
 from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.flow.observing import Known
+from pipelines.flow.publish import Proposal, Published
 from pipelines.flow.run import Run
 from pipelines.flow.track import track
 from pipelines.report.data import QuarantineRow, ReportClass, ReportItem
-from pipelines.report.page import ReportBuilder
+from pipelines.report.page import Notes, ReportBuilder
 from pipelines.report.select import Selection
 from pipelines.stages.decide import read_png
 from pipelines.tracking import Tracker
@@ -23,7 +25,9 @@ PICTURES = ("class_map", "confidence", "provenance")
 NUMBERS = ("asset", "keep_threshold", "coverage", "mean_confidence", "areas")
 
 
-def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportBuilder]:
+def build(
+    run: Run, known: Known, details: dict[str, Any], notes: Notes = (), candidate: Sequence[str] = ()
+) -> tuple[str, ReportBuilder]:
     """The report as HTML, and the builder, which has the overlays. Reads the pictures of the shown images only."""
     builder = ReportBuilder(
         report_classes(run.classes),
@@ -32,7 +36,7 @@ def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportB
         sources=PROVENANCE,
     )
     shown: Selection[str] = Selection(run.config.report.images)
-    for batch in run.labels.newest(NUMBERS, batch_rows=4096):
+    for batch in run.labels.newest(NUMBERS, batch_rows=4096, extra=candidate):
         for row in batch.to_pylist():
             areas = {area["class_id"]: area["area"] for area in row["areas"]}
             kept = {area["class_id"]: area["kept"] for area in row["areas"]}
@@ -41,18 +45,23 @@ def build(run: Run, known: Known, details: dict[str, Any]) -> tuple[str, ReportB
                 shown.add(row["asset"], row["mean_confidence"], row["asset"])
     chosen = {asset for asset, _ in shown.chosen()}
     guides = _guides(run, known, chosen)
-    for batch in run.labels.newest([*NUMBERS, *PICTURES, "weak", "evidence_key"], batch_rows=16, assets=chosen):
+    columns = [*NUMBERS, *PICTURES, "weak", "evidence_key"]
+    for batch in run.labels.newest(columns, batch_rows=16, assets=chosen, extra=candidate):
         for row in batch.to_pylist():
             if row["evidence_key"] in guides:
                 builder.add(_item(row, guides[row["evidence_key"]]))
     text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     rows = (QuarantineRow(r["asset"], r["stage"], f"{r['error']}: {r['reason']}") for r in known.bad.values())
-    told = [(name, value) for name, value in details.items() if name not in ("report", "failures") and value != {}]
+    told = [
+        (name, value) for name, value in details.items() if name not in ("report", "failures") and value not in ({}, [])
+    ]
     numbers = {name: _flat(value) for name, value in told}
-    return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows), builder
+    return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows, notes=notes), builder
 
 
 def _flat(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(map(str, value[:20])) + (f" and {len(value) - 20} more" if len(value) > 20 else "")
     return ", ".join(f"{name} {number}" for name, number in value.items()) if isinstance(value, dict) else value
 
 
@@ -82,10 +91,15 @@ def _item(row: dict[str, Any], guide: Any) -> ReportItem:
     )
 
 
-def present(run: Run, known: Known, details: dict[str, Any], tracker: Tracker) -> str:
-    """Write the report, and tell MLflow. Returns the address of the report."""
-    address = storage.join(run.folder, "report.html")
-    html, builder = build(run, known, details)
-    storage.write_bytes(address, html.encode())
-    track(tracker, run, details, html, builder.overlays)
+def present(proposal: Proposal, published: Published, details: dict[str, Any], tracker: Tracker) -> str | None:
+    """Write the report, if there is anything to show, and tell MLflow. Returns the address of the report."""
+    run = proposal.run
+    address, overlays, pages = None, None, dict(published.pages)
+    if published.report:
+        candidate = [storage.join(run.labels.url, name) for name in published.candidate]
+        pages["report.html"], builder = build(run, proposal.known, details, published.notes, candidate)
+        address, overlays = storage.join(run.folder, "report.html"), builder.overlays
+    for name, content in pages.items():
+        storage.write_bytes(storage.join(run.folder, name), content.encode())
+    track(tracker, run, details, pages, overlays, published.tags)
     return address

@@ -13,6 +13,7 @@ from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.execution import Layout
 from pipelines.tables.evidence import EvidenceStore
+from pipelines.tables.human import HumanTable
 from pipelines.tables.labels import LabelTable
 from pipelines.tables.manifest import ManifestTable
 from pipelines.tables.quarantine import QuarantineTable
@@ -40,12 +41,16 @@ class Run:
         self.store = EvidenceStore(storage.join(self.output, "evidence"), self.observe_id)
         self.labels = LabelTable(storage.join(self.output, "labels"))
         self.manifest = ManifestTable(storage.join(self.output, "manifest"))
+        self.human = HumanTable(storage.join(self.output, "human"))
         self.quarantine = QuarantineTable(storage.join(self.output, "quarantine"))
         self.folder = storage.join(self.output, "runs", self.run_id)
 
-    def label_key(self, evidence_key: str, weak_digest: str, second_keys: Sequence[str] = ()) -> str:
-        """Everything that the label of an asset depends on, as one sha256."""
-        return digest([evidence_key, self.classes.digest, weak_digest, self.decide_digest, *second_keys])
+    def label_key(
+        self, evidence_key: str, weak_digest: str, second_keys: Sequence[str] = (), human: Sequence[str] = ()
+    ) -> str:
+        """Everything that the label of an asset depends on, as one sha256. human: ids of the corrections, in order."""
+        parts: list[object] = [evidence_key, self.classes.digest, weak_digest, self.decide_digest, *second_keys]
+        return digest([*parts, {"human": list(human)}] if human else parts)
 
     def time_left(self) -> float | None:
         """Seconds of --budget that are left, or None without one."""

@@ -35,15 +35,23 @@ def tracked(run: Run) -> Iterator[Tracker]:
 
 
 def track(
-    tracker: Tracker, run: Run, details: Mapping[str, Any], html: str, overlays: Callable[[int], Mapping[str, bytes]]
+    tracker: Tracker,
+    run: Run,
+    details: Mapping[str, Any],
+    pages: Mapping[str, str],
+    overlays: Callable[[int], Mapping[str, bytes]] | None,
+    tags: Mapping[str, object],
 ) -> None:
-    """What came of it: numbers, the report, sample overlays, the images and the published snapshot."""
+    """What came of it: numbers, pages by name, sample overlays, the images and the published snapshot."""
     if not tracker.enabled:
         say("tracking is off (tracking.enabled)")
         return
+    tracker.tags(tags)
     tracker.metrics(details)
-    tracker.text(html, "report.html")
-    tracker.pictures(overlays(OVERLAYS))
+    for page, content in pages.items():
+        tracker.text(content, page)
+    if overlays is not None:
+        tracker.pictures(overlays(OVERLAYS))
     corpus = run.config.corpus
     tracker.dataset(run.corpus or corpus, f"manifest-{run.manifest.version()}", f"images of {corpus}", "images")
     tracker.snapshot(run.labels.url, details["snapshot"], f"labels of {corpus}")

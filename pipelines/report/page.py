@@ -18,6 +18,8 @@ LAYERS = (
 )
 HATCH = Hatch("Hatch unkept", "hatch what the policy does not keep")
 
+#: Tables that a page shows below its images: a title, and rows of cells, the first of them the columns' names.
+Notes = Sequence[tuple[str, Sequence[Sequence[object]]]]
 #: The page lists the first rows only; the quarantine table has them all.
 MAX_QUARANTINE_ROWS = 1000
 
@@ -90,6 +92,7 @@ class ReportBuilder:
         config: str,
         quarantine: Iterable[QuarantineRow] = (),
         totals: Totals | None = None,
+        notes: Notes = (),
     ) -> str:
         """The page as HTML. quarantine: any stream; the first rows are listed, all are counted."""
         listed, refused = _first(quarantine, MAX_QUARANTINE_ROWS)
@@ -119,6 +122,7 @@ class ReportBuilder:
             pixel_chart=histogram(sums.pixel_bins),
             quarantine=listed,
             refused=refused,
+            notes=notes,
         )
 
     def _card(self, item: ReportItem) -> Card:

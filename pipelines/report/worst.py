@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,8 @@ HATCH = Hatch("Hatch unjudged", "hatch what nobody judged")
 
 #: Kinds of mistakes and their colours (Okabe and Ito, 2008), in the order of their number in a difference map.
 RIGHT = 0
-DIFFERENCES: tuple[tuple[str, layers.Color], ...] = (
+Differences = tuple[tuple[str, layers.Color], ...]
+DIFFERENCES: Differences = (
     ("right", (0, 0, 0)),
     ("missed object", (86, 180, 233)),
     ("object where background is", (213, 94, 0)),
@@ -78,8 +80,15 @@ class WorstPage:
     background: index of the background, if there is one.
     """
 
+    template = "worst.html.j2"
+    layer_list = LAYERS
+    hatch = HATCH
+    invitation = "Point at a pixel to see what it is and what the model says."
+    differences: Differences = DIFFERENCES
+    stranger = "a class that the gold does not know"
+
     def __init__(self, classes: Sequence[tuple[str, layers.Color]], background: int | None, images: int) -> None:
-        entries = [*classes, ("a class that the gold does not know", OTHER_COLOR)]
+        entries = [*classes, (self.stranger, OTHER_COLOR)]
         unique = layers.distinct([UNJUDGED_COLOR, *(color for _, color in entries)])[1:]
         self.classes = [ReportClass(i, name, unique[i]) for i, (name, _) in enumerate(entries)]
         self.background = background
@@ -103,19 +112,23 @@ class WorstPage:
         self,
         title: str,
         summary: Mapping[str, object],
-        per_class: Mapping[str, tuple[float | None, float | None]],
+        per_class: Mapping[str, tuple[float | None, ...]],
         images: int,
         config: str,
+        **more: Any,
     ) -> str:
-        """The page as HTML. per_class: IoU and boundary F over all images, by name. images: how many were judged."""
+        """The page as HTML. per_class: IoU and boundary F over all images, by name. images: how many were judged.
+
+        more: what another template asks for.
+        """
         names = {entry.id: entry.name for entry in self.classes}
         used = {int(i) for card in self.cards() for i, _ in card.areas}
         return render(
-            "worst.html.j2",
-            LAYERS,
+            self.template,
+            self.layer_list,
             "difference",
-            HATCH,
-            "Point at a pixel to see what it is and what the model says.",
+            self.hatch,
+            self.invitation,
             summary,
             self._lookup(names),
             title=title,
@@ -130,7 +143,10 @@ class WorstPage:
                 ((name, *values) for name, values in per_class.items() if values[0] is not None),
                 key=lambda row: row[1] or 0.0,
             ),
-            differences=[(name, to_hex(color)) for name, color in DIFFERENCES[3 if self.background is None else 1 :]],
+            differences=[
+                (name, to_hex(color)) for name, color in self.differences[3 if self.background is None else 1 :]
+            ],
+            **more,
         )
 
     def _card(self, item: JudgedItem) -> WorstCard:
@@ -163,7 +179,7 @@ class WorstPage:
         return {
             "classes": {to_hex(e.color): e.name for e in self.classes} | {to_hex(UNJUDGED_COLOR): "not judged"},
             "background": None if self.background is None else names[self.background],
-            "differences": {to_hex(color): name for name, color in DIFFERENCES[1:]},
+            "differences": {to_hex(color): name for name, color in self.differences[1:]},
         }
 
 

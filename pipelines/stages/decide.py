@@ -1,30 +1,29 @@
 """Decide: stored evidence, class set and weak labels to label rows. Reads no image and needs no GPU."""
 
-import io
 import json
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 
 from models import class_masks
 from models import evidence as evidence_record
 from models.class_masks import ClassMasks
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
-from models.decide.types import Label, TextBank
+from models.decide.types import Label, TextBank, WeakArrays
 from pipelines import weak as weak_labels
 from pipelines.classes import ClassSet
 from pipelines.stages.base import Record, StageSpec
 from pipelines.stages.observe import fail, limit_threads
 from pipelines.tables.evidence import DATA, MASKS, EvidenceStore
+from pipelines.tables.human import HumanTable, paint
 from pipelines.tables.labels import SCHEMA, SCHEMA_VERSION, LabelTable
+from pipelines.tables.pictures import png
+from pipelines.tables.pictures import read_png as read_png
 
 # What a block of work says of each asset.
 WORK = pa.schema(
@@ -38,10 +37,14 @@ WORK = pa.schema(
         ("weak", pa.string()),
         ("weak_digest", pa.string()),
         ("weak_problems", pa.list_(pa.string())),
+        ("human", pa.string()),  # JSON list of the ids of people's corrections, in order, or ""
         ("label_key", pa.string()),
         ("cause", pa.string()),
     ]
 )
+
+# The cause of work whose label is as it should be; it is decided once more, and not published.
+RECHECK = "recheck"
 
 SPEC = StageSpec(
     name="decide",
@@ -68,6 +71,7 @@ class DecideStageConfig:
 
     store: EvidenceStore
     labels_url: str
+    human_url: str
     prefix: str
     classes: ClassSet
     text: TextBank
@@ -88,6 +92,7 @@ class DecideStage:
         self.config = config
         self.classes = config.classes.arrays()
         self.table = LabelTable(config.labels_url)
+        self.human = HumanTable(config.human_url)
         background = config.classes.background
         self.names = {entry.id: entry.name for entry in config.classes.classes}
         self.names |= {background.id: "background"} if background else {}
@@ -98,11 +103,11 @@ class DecideStage:
         by_key: dict[str, list[Record]] = {}
         for item in work:
             by_key.setdefault(item["evidence_key"], []).append(item)
-        second = self.second(work)
+        second, corrections = self.second(work), self.corrections(work)
         for found in self.config.store.read([(item["shard"], item["evidence_key"]) for item in work], DATA.names):
             for item in by_key.pop(found["evidence_key"], []):
                 try:
-                    rows.append(self.label(found, item, second))
+                    rows.append(self.label(found, item, second, corrections.get(item["asset"], [])))
                 except Exception as error:
                     fail(item, "decide", error)
                     failures.append([item["asset"], "decide", item["reason"]])
@@ -110,7 +115,8 @@ class DecideStage:
         name, size = "", 0
         if rows:
             table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["asset"]), schema=SCHEMA)
-            file = self.table.write_file(f"{self.config.prefix}-{uuid.uuid4().hex}.parquet", table)
+            prefix = RECHECK if work[0]["cause"] == RECHECK else self.config.prefix
+            file = self.table.write_file(f"{prefix}-{uuid.uuid4().hex}.parquet", table)
             name, size = file.name, file.size_bytes
         problems = sum(len(row["weak_problems"]) for row in rows)
         summary = [len(rows), name, size, problems, json.dumps(failures)]
@@ -128,7 +134,19 @@ class DecideStage:
                 found[row["evidence_key"]] = class_masks.decode(row).renamed(self.config.class_ids.get(observe_id))
         return found
 
-    def label(self, stored: Mapping[str, Any], item: Record, second: Mapping[str, ClassMasks]) -> dict[str, Any]:
+    def corrections(self, work: list[Record]) -> dict[str, list[Record]]:
+        """What people corrected in the assets of a block, as far as it counts for their bytes."""
+        wanted = {item["asset"]: set(json.loads(item["human"])) for item in work if item["human"]}
+        found = self.human.read(set(wanted))
+        return {asset: [one for one in found[asset] if one["id"] in ids] for asset, ids in wanted.items()}
+
+    def label(
+        self,
+        stored: Mapping[str, Any],
+        item: Record,
+        second: Mapping[str, ClassMasks],
+        corrections: Sequence[Mapping[str, Any]],
+    ) -> dict[str, Any]:
         """The label row of one asset."""
         evidence = evidence_record.decode(stored)
         size = (evidence.height, evidence.width)
@@ -137,6 +155,10 @@ class DecideStage:
         if told and self.config.strict:
             raise ValueError("--strict: " + "; ".join(told))
         arrays = weak_labels.to_arrays(weak, self.config.classes, *size)
+        if corrections:
+            human, unused = paint(corrections, self.config.classes, size)
+            arrays = replace(arrays, human=human)
+            told += unused + overruled(arrays)
         of_classes = [second[key] for *_, key in json.loads(item["second"] or "[]")]
         label = decide(evidence, self.config.text, self.classes, arrays, self.config.config, of_classes)
         return {
@@ -173,16 +195,9 @@ class DecideStage:
         }
 
 
-def png(array: npt.NDArray[Any]) -> bytes:
-    """A lossless grey PNG of a uint8 or uint16 map [H, W]."""
-    image = Image.fromarray(np.ascontiguousarray(array))
-    buffer = io.BytesIO()
-    # Level 3 is twice as fast as the default of 6 and costs a tenth in size on class maps.
-    image.save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
-
-
-def read_png(data: bytes) -> npt.NDArray[Any]:
-    """The map of `png`: uint8 or uint16 [H, W]."""
-    array = np.asarray(Image.open(io.BytesIO(data)))
-    return array if array.dtype == np.uint8 else array.astype(np.uint16)
+def overruled(weak: WeakArrays) -> list[str]:
+    """Where people's corrections and the asset's own partial map contradict each other."""
+    if weak.partial is None or weak.human is None:
+        return []
+    differ = int(((weak.partial >= 0) & (weak.human >= 0) & (weak.partial != weak.human)).sum())
+    return [f"people's corrections overrule {differ:,} pixels of the partial map"] if differ else []

@@ -7,15 +7,28 @@ import json
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines import storage
+from pipelines.tables.newest import NewestRows, open_files
+
+# Of several that commit at once one succeeds; the others try again.
+RETRIES = 20
+# How long old versions can be read is decided by `snapshots.vacuum`, not by Delta's own defaults of a week and a month.
+PROPERTIES: dict[str, str | None] = {
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+}
+
+
+class CommitConflict(Exception):
+    """The table is not what the commit was made for any more; nothing was committed."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,8 @@ class NewestRowTable:
         self.url = url
         self.schema = schema
 
-    def _table(self, version: int | None = None) -> DeltaTable | None:
+    def open(self, version: int | None = None) -> DeltaTable | None:
+        """The Delta table as of a version, None while there is none."""
         try:
             return DeltaTable(self.url, version=version)
         except TableNotFoundError:
@@ -42,22 +56,13 @@ class NewestRowTable:
 
     def version(self) -> int | None:
         """The newest published version, or None while nothing has been published."""
-        table = self._table()
+        table = self.open()
         return None if table is None else table.version()
 
     def files(self, version: int | None = None) -> list[str]:
         """Addresses of the data files of a version."""
-        table = self._table(version)
+        table = self.open(version)
         return [] if table is None else data_files(self.url, table)
-
-    def _dataset(self, version: int | None) -> pads.Dataset | None:
-        files = self.files(version)
-        if not files:
-            return None
-        # Not DeltaTable.to_pyarrow_*: those abort the interpreter at exit in a good part of runs.
-        fs, _ = storage.arrow_filesystem(files[0])
-        paths = [storage.arrow_filesystem(file)[1] for file in files]
-        return pads.dataset(paths, schema=self.schema, format="parquet", filesystem=fs)
 
     def newest(
         self,
@@ -66,43 +71,20 @@ class NewestRowTable:
         batch_rows: int = 256,
         removed: bool = False,
         assets: Collection[str] | None = None,
+        extra: Sequence[str] = (),
     ) -> Iterator[pa.RecordBatch]:
         """Stream the newest row of every asset (of `version`, default the newest), in no particular order.
 
-        Memory holds the assets' names and sequence numbers, and a batch of rows. Rows that say "removed" are left
-        out unless `removed`. With `assets`, only their rows, and only the files that hold them are opened.
+        Memory holds the assets' names and places, and a batch of rows. Rows that say "removed" are left out unless
+        `removed`. With `assets`, only their rows, and only the files that hold them are opened. extra: addresses of
+        data files that are read as if they were committed.
         """
-        dataset = self._dataset(version)
-        if dataset is None:
-            return
-        newest, files = _winners(dataset.to_table(columns=["asset", "sequence", "__filename"]), assets)
-        if not newest:
-            return
-        if assets is not None:
-            dataset = pads.dataset(sorted(files), schema=self.schema, format="parquet", filesystem=dataset.filesystem)
-        wanted = list(dict.fromkeys([*columns, "asset", "sequence", "removed"]))
-        # Without the two bounds the scanner reads ahead dozens of batches of pictures.
-        scanner = dataset.scanner(
-            columns=wanted,
-            filter=None if assets is None else pads.field("asset").isin(list(newest)),
-            batch_size=batch_rows,
-            batch_readahead=1,
-            fragment_readahead=1,
-        )
-        for batch in scanner.to_batches():
-            order = zip(*(batch[name].to_pylist() for name in ("asset", "sequence", "removed")), strict=True)
-            mask = []
-            for asset, sequence, gone in order:
-                first = newest.get(asset) == sequence
-                if first:
-                    del newest[asset]  # The same file committed twice must not give a row twice.
-                mask.append(first and (removed or not gone))
-            if any(mask):
-                yield batch.filter(pa.array(mask)).select(list(columns))
+        rows = NewestRows.of(self.schema, [*self.files(version), *extra])
+        yield from rows.present(removed, assets).read(columns, batch_rows)
 
     def newest_sequence(self) -> int:
         """The highest sequence number of a published row; 0 while there is none."""
-        dataset = self._dataset(None)
+        dataset = open_files(self.schema, self.files())
         if dataset is None:
             return 0
         return int(pc.max(dataset.to_table(columns=["sequence"])["sequence"]).as_py() or 0)
@@ -117,34 +99,43 @@ class NewestRowTable:
         size = storage.write_parquet(storage.join(self.url, name), table, row_group_size=row_group_rows)
         return DataFile(name, size, table.num_rows)
 
-    def commit(self, files: Sequence[DataFile], metadata: dict[str, str] | None = None) -> int:
-        """Make all `files` part of the table in one atomic step; returns the new version."""
+    def commit(
+        self, files: Sequence[DataFile], metadata: dict[str, str] | None = None, after: int | None = None
+    ) -> int:
+        """Make all `files` part of the table in one atomic step; returns the new version.
+
+        after: the version that it must follow at once; raises CommitConflict where another commit came between.
+        """
+        return self._commit([_add(file) for file in files], metadata, after)
+
+    def replace(self, gone: Sequence[str], files: Sequence[DataFile], metadata: dict[str, str] | None = None) -> int:
+        """Put `files` in the place of the data files named `gone`, in one atomic step. For rows that stay what they
+        are: readers of the newest version see the same before and after. Returns the new version."""
         now = int(time.time() * 1000)
-        actions = [
-            AddAction(file.name, file.size_bytes, {}, now, True, json.dumps({"numRecords": file.rows}))
-            for file in files
-        ]
-        table = self._table()
+        removes = [RemoveAction(name, False, now) for name in gone]
+        return self._commit([*removes, *(_add(file, new_rows=False) for file in files)], metadata, self.version())
+
+    def _commit(self, actions: list[Any], metadata: dict[str, str] | None, after: int | None) -> int:
+        table = self.open(after)
         if table is None:
-            table = DeltaTable.create(self.url, schema=self.schema, mode="ignore")
-        properties = CommitProperties(custom_metadata=metadata or {}, max_commit_retries=20)
-        table.create_write_transaction(actions, "append", self.schema, commit_properties=properties)
+            table = DeltaTable.create(self.url, schema=self.schema, mode="ignore", configuration=PROPERTIES)
+        properties = CommitProperties(
+            custom_metadata=metadata or {}, max_commit_retries=RETRIES if after is None else 0
+        )
+        try:
+            table.create_write_transaction(actions, "append", self.schema, commit_properties=properties)
+        except CommitFailedError as error:
+            raise CommitConflict(f"another commit to {self.url} came first ({error})") from error
         table.update_incremental()
-        return table.version()
+        return int(table.version())
 
     def append(self, name: str, table: pa.Table, metadata: dict[str, str] | None = None) -> int:
         return self.commit([self.write_file(name, table)], metadata)
 
 
-def _winners(keys: pa.Table, assets: Collection[str] | None) -> tuple[dict[str, int], set[str]]:
-    """The highest sequence of every asset, and the files that hold those rows."""
-    newest: dict[str, int] = {}
-    files: dict[str, str] = {}
-    for batch in keys.to_batches():
-        for asset, sequence, file in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if (assets is None or asset in assets) and sequence > newest.get(asset, -1):
-                newest[asset], files[asset] = sequence, file
-    return newest, set(files.values())
+def _add(file: DataFile, new_rows: bool = True) -> AddAction:
+    stats = json.dumps({"numRecords": file.rows})
+    return AddAction(file.name, file.size_bytes, {}, int(time.time() * 1000), new_rows, stats)
 
 
 def data_files(url: str, table: DeltaTable) -> list[str]:

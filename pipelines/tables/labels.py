@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("weak_digest", pa.string()),
         ("decide_digest", pa.string()),
         ("label_key", pa.string()),  # everything that the decision came from
-        ("cause", pa.string()),  # new image, new evidence, new decision, vanished, unreadable
+        ("cause", pa.string()),  # new image, new evidence, new decision, human, vanished, unreadable
         ("run_id", pa.string()),
         ("created_at", pa.timestamp("us", tz="UTC")),
         ("schema_version", pa.int32()),

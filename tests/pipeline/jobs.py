@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_crops
+
+__all__ = ["ROOT", "Finished", "Job", "label_rows", "wait_until", "write_crops"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 420
@@ -71,32 +72,6 @@ class Job:
             out, err = process.communicate()
             pytest.fail(f"the job did not end within {TIMEOUT_S} s:\n{err[-3000:]}")
         return Finished(process.returncode, out, err)
-
-
-def photographs() -> list[np.ndarray]:
-    """The photographs that installed packages carry, uint8 [h, w, 3]."""
-    import skimage.data
-    from sklearn.datasets import load_sample_images
-
-    own = [skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee(), skimage.data.rocket()]
-    return [*own, *load_sample_images().images]
-
-
-def write_crops(folder: Path, count: int, seed: int = 0, size: int = 96) -> list[str]:
-    """Write `count` different crops of real photographs as JPEG; returns their names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
-    sources = photographs()
-    names = []
-    for number in range(count):
-        source = sources[number % len(sources)]
-        height, width = (int(value) for value in random.integers(size // 2, size, 2))
-        top = int(random.integers(0, source.shape[0] - height))
-        left = int(random.integers(0, source.shape[1] - width))
-        name = f"crop-{number:04d}.jpg"
-        Image.fromarray(source[top : top + height, left : left + width]).save(folder / name, quality=92)
-        names.append(name)
-    return names
 
 
 def label_rows(output: Path, columns: list[str] | None = None) -> dict[str, dict[str, Any]]:

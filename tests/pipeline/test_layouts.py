@@ -5,12 +5,10 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
@@ -19,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from jobs import ROOT, Job, label_rows, wait_until, write_crops
 from PIL import Image
+from s3_server import S3, free_port, running
 
 IMAGES = 20
 CLASSES = ("--classes", "cat, person, cup")
@@ -79,65 +78,10 @@ def test_every_layout_gives_the_same_labels(job: Job, photos: Path, tmp_path: Pa
         assert by_digest(output) == expected, layout
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class S3:
-    """A real S3 server on this machine. env: what a process needs to reach its bucket `data`."""
-
-    env: dict[str, str]
-
-    @property
-    def options(self) -> dict[str, object]:
-        return {
-            "key": self.env["AWS_ACCESS_KEY_ID"],
-            "secret": self.env["AWS_SECRET_ACCESS_KEY"],
-            "endpoint_url": self.env["AWS_ENDPOINT_URL"],
-        }
-
-
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    weed = Path(sys.executable).parent / "weed"
-    port = free_port()
-    env = {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    ports = {name: free_port() for name in ("master", "volume", "filer")}
-    server = subprocess.Popen(
-        [
-            str(weed), "mini", f"-dir={tmp_path_factory.mktemp('s3')}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            f"-s3.port={port}", "-webdav=false", "-admin.ui=false", "-bucket=data",
-            *(f"-{name}.port={number}" for name, number in ports.items()),
-        ],
-        env={**os.environ, **env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        found = S3(env)
-
-        def there() -> bool:
-            try:
-                fs = fsspec.filesystem("s3", **found.options, skip_instance_cache=True)
-                return bool(fs.exists("data"))
-            except Exception:
-                return False
-
-        assert wait_until(there, 60, 0.5), "the S3 server did not come up"
+    with running(tmp_path_factory.mktemp("s3")) as found:
         yield found
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 def test_corpus_and_output_on_s3(

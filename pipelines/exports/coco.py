@@ -1,0 +1,149 @@
+"""COCO: instances_SPLIT.json (objects as RLE), and panoptic_SPLIT.json with a PNG of segment ids for every image."""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipelines.exports.regions import merge_smallest, regions, run_lengths
+from pipelines.exports.snapshot import VOID, Snapshot
+from pipelines.exports.writer import Item, Spool, Target, Writer, entries_of, write_json
+
+
+def category_ids(snapshot: Snapshot) -> dict[int, int]:
+    """Class id to category id. They are the same, unless an id is 0: COCO's ids begin with 1."""
+    ids = [entry.id for entry in snapshot.classes.classes]
+    shift = 1 if min(ids) == 0 else 0
+    return {class_id: class_id + shift for class_id in ids}
+
+
+def head(snapshot: Snapshot) -> dict[str, Any]:
+    """The part of a COCO file that is not about images. `class_id` leads back where category ids are others."""
+    category_of = category_ids(snapshot)
+    parents = {entry.id: entry.parent for entry in snapshot.classes.classes}
+    categories = [
+        {"id": category_of[i], "name": name, "supercategory": parents[i] or "", "class_id": i, "color": list(color)}
+        for i, name, color in entries_of(snapshot.classes)
+        if i in category_of
+    ]
+    about = f"labels of {snapshot.run.config.corpus}, snapshot {snapshot.version}"
+    return {"info": {"description": about, "version": str(snapshot.version)}, "licenses": [], "categories": categories}
+
+
+class Lists:
+    """The images and annotations of one split."""
+
+    def __init__(self) -> None:
+        self.images, self.annotations = Spool(), Spool()
+
+    def write(self, target: Target, path: str, first: dict[str, Any]) -> None:
+        write_json(target, path, first, {"images": self.images, "annotations": self.annotations})
+
+
+class CocoWriter(Writer):
+    """annotations/instances_SPLIT.json, images/."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.needs_photographs = self.config.images == "copy"
+        self.category_of = category_ids(self.snapshot)
+        self.lists: dict[str, Lists] = {}
+
+    def encode(self, item: Item) -> Any:
+        copy_photograph(self, item)
+        found = objects(self, item)
+        return [(self.category_of[part.class_id], *run_lengths(part, item.size)) for part in found]
+
+    def add(self, item: Item, encoded: Any) -> None:
+        lists = self.lists.setdefault(item.split, Lists())
+        lists.images.add(image_entry(item))
+        for category, segmentation, box, area in encoded:
+            lists.annotations.add(
+                {
+                    "id": lists.annotations.count + 1,
+                    "image_id": item.entry.number,
+                    "category_id": category,
+                    "segmentation": segmentation,
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": 0,
+                }
+            )
+
+    def close(self) -> dict[str, Any]:
+        for split, lists in self.lists.items():
+            lists.write(self.target, f"annotations/instances_{split}.json", head(self.snapshot))
+        return {"annotations": sum(lists.annotations.count for lists in self.lists.values())}
+
+
+class PanopticWriter(Writer):
+    """annotations/panoptic_SPLIT.json and annotations/panoptic_SPLIT/*.png, images/. What belongs to no class is 0,
+    COCO's void."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.needs_photographs = self.config.images == "copy"
+        self.category_of = category_ids(self.snapshot)
+        self.lists: dict[str, Lists] = {}
+        self.segments = 0
+
+    def encode(self, item: Item) -> Any:
+        copy_photograph(self, item)
+        segment_ids = np.zeros(item.size, np.uint32)
+        segments = []
+        for number, part in enumerate(objects(self, item), 1):
+            height, width = part.mask.shape
+            segment_ids[part.top : part.top + height, part.left : part.left + width][part.mask] = number
+            _, box, area = run_lengths(part, item.size)
+            category = self.category_of[part.class_id]
+            segments.append({"id": number, "category_id": category, "bbox": box, "area": area, "iscrowd": 0})
+        self.target.write(f"annotations/panoptic_{item.split}/{item.entry.name}.png", segment_png(segment_ids))
+        return segments
+
+    def add(self, item: Item, encoded: Any) -> None:
+        lists = self.lists.setdefault(item.split, Lists())
+        lists.images.add(image_entry(item))
+        self.segments += len(encoded)
+        name = f"{item.entry.name}.png"
+        lists.annotations.add({"image_id": item.entry.number, "file_name": name, "segments_info": encoded})
+
+    def close(self) -> dict[str, Any]:
+        first = head(self.snapshot)
+        thing = int(self.config.instances == "components")
+        first["categories"] = [{**category, "isthing": thing} for category in first["categories"]]
+        for split, lists in self.lists.items():
+            lists.write(self.target, f"annotations/panoptic_{split}.json", first)
+        return {"segments": self.segments}
+
+
+def objects(writer: Writer, item: Item) -> Any:
+    """The objects of an image, as the settings say; the background is none."""
+    config, background = writer.config, writer.snapshot.classes.background
+    whole = config.instances == "classes"
+    found = regions(item.ids, {background.id} if background else (), whole, config.min_area_px)
+    return merge_smallest(found, config.max_regions, item.size)
+
+
+def image_entry(item: Item) -> dict[str, Any]:
+    """An entry of `images`: a copy is named by its file below images/, all others by their place in the corpus."""
+    copied = item.photograph is not None
+    name = f"{item.entry.name}.{item.photograph.suffix}" if item.photograph else item.entry.asset
+    height, width = item.size
+    entry = {"id": item.entry.number, "file_name": name, "height": height, "width": width}
+    about = {"asset": item.entry.asset, "digest": item.entry.digest}
+    return entry | about | ({} if copied else {"uri": item.entry.uri})
+
+
+def copy_photograph(writer: Writer, item: Item) -> None:
+    if item.photograph is not None:
+        writer.target.write(f"images/{item.entry.name}.{item.photograph.suffix}", item.photograph.data)
+
+
+def segment_png(segment_ids: Any) -> bytes:
+    """Segment ids, uint32 [H, W], as the RGB PNG of COCO panoptic: id = R + 256 G + 65536 B."""
+    assert VOID < 0 <= int(segment_ids.max(initial=0)) < 1 << 24
+    channels = np.stack([segment_ids & 255, segment_ids >> 8 & 255, segment_ids >> 16], -1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(channels).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()

@@ -1,0 +1,168 @@
+"""The export: a pinned snapshot, image by image, to a folder of another format."""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from pipelines import storage
+from pipelines.config import UsageError
+from pipelines.exports.config import ExportConfig
+from pipelines.exports.pictures import Skipped, photograph
+from pipelines.exports.snapshot import Snapshot, class_ids, open_snapshot, split_of
+from pipelines.exports.writer import Item, Spool, Target, Writer, classes_yaml
+from pipelines.flow.progress import Progress, say
+
+MARK = "export.json"
+"""In the folder of every export: what it is of, and whether it is whole. Written first and last."""
+COLUMNS = ("class_map", "confidence", "keep_threshold", "height", "width", "label_key")
+SAME = ("to", "keep", "min_confidence", "val", "images", "instances", "min_area_px", "max_regions", "rows_per_file",
+        "title", "license", "limit")  # fmt: skip
+"""Settings that change the files."""
+SKIPPED_SHOWN = 20
+
+
+def export(config: ExportConfig) -> dict[str, Any]:
+    """Write the export; returns what the last line of stdout says. Raises UsageError for what cannot be done."""
+    snapshot = open_snapshot(config.labels, config.snapshot, config.limit)
+    output = config.output or storage.join(snapshot.output, "exports", config.to)
+    target = Target(storage.absolute(output))
+    mark = _mark(config, snapshot)
+    before = _read_mark(target.url)
+    if before and before["complete"] and before["key"] == mark["key"] and not before["skipped"]:
+        say(f"{target.url} holds this very export already; nothing to do")
+        return {**before["summary"], "written": False}
+    writer = _writer(config, target, snapshot)
+    target.write(MARK, _json(mark))
+    skipped = _write_all(writer, snapshot, config)
+    summary = {
+        "format": config.to,
+        "images": len(snapshot.entries) - len(skipped),
+        "skipped": len(skipped),
+        **writer.close(),
+        "labels": snapshot.output,
+        "snapshot": snapshot.version,
+        "output": target.url,
+    }
+    target.write("classes.yaml", classes_yaml(snapshot.classes))
+    target.write(MARK, _json({**mark, "complete": True, "summary": summary, "skipped": skipped}))
+    _tidy(target)
+    return {**summary, "written": True}
+
+
+def _writer(config: ExportConfig, target: Target, snapshot: Snapshot) -> Writer:
+    # A format's imports are only paid where it is used.
+    if config.images == "none" and not config.to.startswith("coco"):
+        raise UsageError(f"--images none: the format {config.to} holds the images themselves; leave it out")
+    if config.to == "coco":
+        from pipelines.exports.coco import CocoWriter
+
+        return CocoWriter(target, snapshot, config)
+    if config.to == "coco-panoptic":
+        from pipelines.exports.coco import PanopticWriter
+
+        return PanopticWriter(target, snapshot, config)
+    if config.to == "yolo":
+        from pipelines.exports.yolo import YoloWriter
+
+        return YoloWriter(target, snapshot, config)
+    if config.to == "voc":
+        from pipelines.exports.voc import VocWriter
+
+        return VocWriter(target, snapshot, config)
+    from pipelines.exports.huggingface import HuggingFaceWriter
+
+    return HuggingFaceWriter(target, snapshot, config)
+
+
+def _mark(config: ExportConfig, snapshot: Snapshot) -> dict[str, Any]:
+    settings = {name: getattr(config, name) for name in SAME}
+    made_of = {"labels": snapshot.output, "snapshot": snapshot.version, "run_id": snapshot.run_id, "settings": settings}
+    return {**made_of, "key": hashlib.sha256(_json(made_of)).hexdigest(), "complete": False}
+
+
+def _read_mark(url: str) -> dict[str, Any] | None:
+    """What an earlier export left. Raises UsageError for a folder that holds something else."""
+    if storage.exists(storage.join(url, MARK)):
+        found: dict[str, Any] = json.loads(storage.read_bytes(storage.join(url, MARK)))
+        return found
+    if held := storage.tree(url):
+        raise UsageError(f"--output {url} holds other files ({held[0]}): give the export a folder of its own")
+    return None
+
+
+def _write_all(writer: Writer, snapshot: Snapshot, config: ExportConfig) -> list[dict[str, str]]:
+    """Every image through the writer: read and encoded in threads, added in order. Returns those left out, and why."""
+    skipped: list[dict[str, str]] = []
+    index = Spool()
+    progress = Progress("export", len(snapshot.entries), config.progress_seconds)
+    for row, item, encoded in _encoded(writer, snapshot, config):
+        asset = row["asset"]
+        if isinstance(encoded, Skipped):
+            skipped.append({"asset": asset, "reason": str(encoded)})
+            if len(skipped) <= SKIPPED_SHOWN:
+                say(f"left out: {asset}: {encoded}")
+        else:
+            writer.add(item, encoded)
+            entry = snapshot.entries[asset]
+            index.add({"name": entry.name, "asset": asset, "uri": entry.uri, "digest": entry.digest})
+        progress.add(1, int(isinstance(encoded, Skipped)))
+    progress.close()
+    _write_index(writer.target, index)
+    return skipped
+
+
+def _encoded(writer: Writer, snapshot: Snapshot, config: ExportConfig) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+    """(label row, item, what the writer made of it or Skipped), in the order of the table."""
+
+    def work(row: dict[str, Any]) -> tuple[Any, Any]:
+        try:
+            item = _item(writer, snapshot, config, row)
+            return item, writer.encode(item)
+        except Skipped as reason:
+            return None, reason
+
+    ahead: deque[tuple[dict[str, Any], Future[tuple[Any, Any]]]] = deque()
+    with ThreadPoolExecutor(config.threads, thread_name_prefix="export") as threads:
+        for row in snapshot.rows([*COLUMNS, *writer.columns]):
+            ahead.append((row, threads.submit(work, row)))
+            if len(ahead) > 2 * config.threads:
+                done, future = ahead.popleft()
+                yield done, *future.result()
+        while ahead:
+            done, future = ahead.popleft()
+            yield done, *future.result()
+
+
+def _item(writer: Writer, snapshot: Snapshot, config: ExportConfig, row: dict[str, Any]) -> Item:
+    entry = snapshot.entries[row["asset"]]
+    picture = None
+    if writer.needs_photographs:
+        size = (row["height"], row["width"])
+        picture = photograph(entry.uri, entry.digest, size, config.max_pixels, writer.only_jpeg)
+    ids = class_ids(row, config.keep, config.min_confidence)
+    return Item(entry, split_of(entry.digest, config.val), ids, row, picture)
+
+
+def _write_index(target: Target, index: Spool) -> None:
+    """Names of the export's files to assets of the corpus."""
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        file.write(b"[\n")
+        index.copy_to(file)  # type: ignore[arg-type]
+        file.write(b"\n]\n")
+    target.upload("assets.json", Path(file.name))
+
+
+def _tidy(target: Target) -> None:
+    """Remove what an earlier export of other labels left in the folder."""
+    for path in set(storage.tree(target.url)) - target.written:
+        storage.remove(storage.join(target.url, path))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace")

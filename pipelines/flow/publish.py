@@ -1,0 +1,56 @@
+"""What becomes of new labels: they are published at once, or a publisher of another kind decides."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.flow.deciding import Decided, Plan
+from pipelines.flow.observing import Known
+from pipelines.flow.run import Run
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a run would publish. images: how many the corpus has."""
+
+    run: Run
+    images: int
+    known: Known
+    todo: Plan
+    decided: Decided
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the commit says of itself."""
+        return {"run_id": self.run.run_id, "class_set": self.run.classes.digest}
+
+
+@dataclass
+class Published:
+    """What became of it.
+
+    snapshot: the version that readers see now, None while nothing is published. exit_code: of a run that did all it was
+    asked for. candidate: data files that were not published. summary, details: numbers for the last line of stdout, and
+    for summary.json and MLflow. notes: paragraphs for the report, each a title and rows of cells, the first of them
+    their heads. pages: files for the run's folder and MLflow, by name. report: whether there is anything to show.
+    """
+
+    snapshot: int | None
+    exit_code: int = 0
+    candidate: Sequence[str] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[tuple[str, Sequence[Sequence[object]]]] = ()
+    pages: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, object] = field(default_factory=dict)
+    report: bool = True
+
+
+class Publisher:
+    """Publishes at once. recheck: labels that are as they should be, and are to be decided once more."""
+
+    recheck = 0
+
+    def __call__(self, proposal: Proposal) -> Published:
+        labels, files = proposal.run.labels, proposal.decided.files
+        return Published(labels.commit(files, proposal.metadata) if files else labels.version())

@@ -1,0 +1,72 @@
+"""A night: lock, train if it is time, label what changed, judge, publish or keep, let go of what is old."""
+
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+
+from pipelines import storage
+from pipelines.conditional import Unsupported
+from pipelines.config import UsageError
+from pipelines.flow.job import Outcome, label_corpus
+from pipelines.flow.progress import say
+from pipelines.nightly import candidates, student
+from pipelines.nightly.config import NightlyConfig
+from pipelines.nightly.lock import OutputLock
+from pipelines.nightly.publisher import NightlyPublisher
+from pipelines.tables import snapshots
+from pipelines.tables.labels import LabelTable
+
+
+def relabel_nightly(config: NightlyConfig) -> Outcome:
+    """Run one night.
+
+    Raises:
+        Held: another run has the lock. UsageError, RunFailed, Interrupted: see there.
+    """
+    if config.dry_run:
+        return _dry_run(config)
+    lock = OutputLock(config.output, config.lock.lease, config.lock.wait, say) if config.lock.enabled else None
+    try:
+        with lock or nullcontext():
+            _tidy(config)
+            if student.due(config):
+                student.train(config)
+            labeling = config.labeling(labelers=student.labelers(config))
+            publisher = NightlyPublisher(config, lock.confirm if lock else lambda: None)
+            outcome = label_corpus(labeling, publisher)
+            _let_go(config)
+            return outcome
+    except Unsupported as error:
+        raise UsageError(f"{error}; --lock.enabled false does without, if nothing else ever runs on it") from error
+
+
+def _dry_run(config: NightlyConfig) -> Outcome:
+    if student.due(config):
+        say("student: a new one would be trained first, and its evidence made for all images")
+    return label_corpus(config.labeling(labelers=student.labelers(config)), NightlyPublisher(config))
+
+
+def _tidy(config: NightlyConfig) -> None:
+    """Before the night, so that the newest version is the one that it publishes."""
+    labels = LabelTable(storage.join(storage.absolute(config.output), "labels"))
+    if config.keep.compact and (version := snapshots.compact(labels, "")) is not None:
+        say(f"labels: files most of whose rows were superseded are rewritten (snapshot {version}, the same labels)")
+
+
+def _let_go(config: NightlyConfig) -> None:
+    """Delete what is too old."""
+    output = storage.absolute(config.output)
+    labels = LabelTable(storage.join(output, "labels"))
+    if config.keep.snapshots is not None:
+        before = oldest_kept(config.moment, config.keep.snapshots)
+        dropped = candidates.drop_older(output, before)
+        versions, freed = snapshots.vacuum(labels, before)
+        if freed:
+            told = f"snapshots up to {max(versions)} cannot be read any more" if versions else "no snapshot is lost"
+            say(f"labels: {freed / 2**20:,.1f} MiB of old files deleted; {told}")
+        if dropped:
+            say(f"candidates too old to keep: {', '.join(dropped)}")
+
+
+def oldest_kept(moment: datetime, age_s: float) -> datetime:
+    """What was replaced before this is deleted."""
+    return moment - timedelta(seconds=age_s)

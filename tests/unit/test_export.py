@@ -1,0 +1,242 @@
+"""Every export is read back by the library of its own ecosystem and compared with the label table, pixel by pixel."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from label_scene import Scene, label_row, make_scene
+from PIL import Image
+
+from models import torchvision_cpu
+from pipelines import export
+from pipelines.exports.regions import Region, merge_smallest, outline, put, regions
+from pipelines.exports.snapshot import safe_name
+from pipelines.tables.labels import SCHEMA
+
+torchvision_cpu.ensure()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_scene(tmp_path_factory.mktemp("scene"))
+
+
+def run(capsys: pytest.CaptureFixture[str], scene: Scene, *arguments: object, code: int = 0) -> dict[str, Any]:
+    found = export.main(["--labels", str(scene.output), *map(str, arguments)])
+    printed = capsys.readouterr()
+    assert found == code, printed.err
+    return json.loads(printed.out.strip().splitlines()[-1]) if printed.out.strip() else {"err": printed.err}
+
+
+def kept(scene: Scene, asset: str) -> np.ndarray:
+    """The class map where confidence is at least the row's threshold, -1 elsewhere."""
+    ids = scene.maps[asset].astype(int)
+    quarter = np.linspace(250, 20, -(-ids.shape[1] // 4)).astype(np.uint8) >= round(0.5 * 255)
+    return np.where(np.repeat(quarter, 4)[: ids.shape[1]], ids, -1)
+
+
+def test_coco_loads_in_pycocotools_and_faster_coco_eval(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from faster_coco_eval import COCO as FasterCOCO
+    from faster_coco_eval import COCOeval_faster
+    from pycocotools.coco import COCO
+
+    out = tmp_path / "coco"
+    summary = run(capsys, scene, "--to", "coco", "--output", out)
+    assert (summary["images"], summary["skipped"]) == (len(scene.maps), 0)
+    coco = COCO(str(out / "annotations/instances_train.json"))
+    assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1)) and min(coco.imgs) == 1 and min(coco.cats) == 1
+    assert {c["name"] for c in coco.cats.values()} == {"cat", "dog"}
+    for image in coco.imgs.values():
+        found = np.zeros((image["height"], image["width"]), int)
+        for annotation in coco.imgToAnns[image["id"]]:
+            mask = coco.annToMask(annotation).astype(bool)
+            assert mask.sum() == annotation["area"] > 0
+            ys, xs = np.nonzero(mask)
+            assert annotation["bbox"] == [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
+            assert not found[mask].any(), "objects overlap"
+            found[mask] = annotation["category_id"]
+        np.testing.assert_array_equal(found, scene.maps[image["asset"]])
+        with Image.open(out / "images" / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
+            assert picture.getexif().get(0x0112, 1) == 1
+    faster = FasterCOCO(str(out / "annotations/instances_train.json"))
+    results = faster.loadRes([{**a, "score": 0.9} for a in faster.dataset["annotations"]])
+    judge = COCOeval_faster(faster, results, "segm", print_function=lambda *_: None)
+    judge.run()
+    assert judge.stats[0] == pytest.approx(1.0)
+
+
+def test_panoptic_ids_and_segments_agree(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, scene, "--to", "coco-panoptic", "--output", tmp_path, "--images", "none", "--keep", "row")
+    data = json.loads((tmp_path / "annotations/panoptic_train.json").read_text())
+    images = {image["id"]: image for image in data["images"]}
+    assert {c["isthing"] for c in data["categories"]} == {1} and len(data["annotations"]) == len(scene.maps)
+    for annotation in data["annotations"]:
+        rgb = np.asarray(Image.open(tmp_path / "annotations/panoptic_train" / annotation["file_name"])).astype(int)
+        ids = rgb[..., 0] + 256 * rgb[..., 1] + 256**2 * rgb[..., 2]
+        category = {segment["id"]: segment["category_id"] for segment in annotation["segments_info"]}
+        assert set(np.unique(ids)) - {0} == set(category)
+        for segment in annotation["segments_info"]:
+            assert (ids == segment["id"]).sum() == segment["area"]
+        found = np.vectorize(lambda i, of=category: of.get(i, 0))(ids)
+        asset = images[annotation["image_id"]]["file_name"]
+        np.testing.assert_array_equal(found, np.maximum(kept(scene, asset), 0))
+        assert Path(images[annotation["image_id"]]["uri"]).is_file()
+
+
+def test_yolo_polygons_drawn_as_trainers_draw_them(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, scene, "--to", "yolo", "--output", tmp_path, "--val", 0.5)
+    data = yaml.safe_load((tmp_path / "data.yaml").read_text())
+    assert data["names"] == {0: "cat", 1: "dog"}
+    assets = {entry["name"]: entry["asset"] for entry in json.loads((tmp_path / "assets.json").read_text())}
+    labels = sorted((tmp_path / "labels").glob("*/*.txt"))
+    assert {path.parent.name for path in labels} == {"train", "val"} and len(labels) == len(scene.maps)
+    for path in labels:
+        truth = scene.maps[assets[path.stem]]
+        assert list((tmp_path / "images" / path.parent.name).glob(f"{path.stem}.*"))
+        found = np.zeros(truth.shape, np.uint8)
+        for line in path.read_text().splitlines():
+            number, *shares = line.split()
+            corners = np.array(shares, np.float64).reshape(-1, 2)
+            assert len(corners) >= 3 and corners.min() >= 0 and corners.max() <= 1
+            x, y = corners.T
+            assert abs(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1))) > 0, "a polygon without an area"
+            points = (corners * truth.shape[::-1]).astype(np.int32)
+            mask = cv2.fillPoly(np.zeros(truth.shape, np.uint8), [points], 1)
+            found[mask > 0] = data["class_ids"][int(number)]
+        np.testing.assert_array_equal(found, truth)
+
+
+def test_voc_loads_in_torchvision(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from torchvision.datasets import VOCSegmentation
+
+    run(capsys, scene, "--to", "voc", "--output", tmp_path, "--keep", "row")
+    dataset = VOCSegmentation(str(tmp_path), year="2012", image_set="trainval")
+    assets = {entry["name"]: entry["asset"] for entry in json.loads((tmp_path / "assets.json").read_text())}
+    assert len(dataset) == len(scene.maps)
+    for (photo, mask), path in zip(dataset, dataset.images, strict=True):
+        want = kept(scene, assets[Path(path).stem])
+        np.testing.assert_array_equal(np.asarray(mask), np.where(want < 0, 255, want))
+        assert photo.size == mask.size and mask.mode == "P"
+        assert tuple(mask.getpalette()[3:6]) == scene.classes.classes[0].color
+    from pipelines.corpus.voc import VocCorpus
+
+    assert len(list(VocCorpus(str(tmp_path / "VOCdevkit/VOC2012"), "train").list())) == len(scene.maps)
+
+
+def test_parquet_loads_in_datasets_and_the_card_parses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    from datasets import load_dataset
+    from huggingface_hub import DatasetCard
+
+    classes = {"background": False, "classes": [{"id": 0, "name": "a *b* | c"}, {"id": 300, "name": "tree"}]}
+    scene = make_scene(tmp_path / "scene", classes, ("a.jpg", "b.png", "c.jpg"))
+    assert all(set(np.unique(ids)) == {0, 300} for ids in scene.maps.values())
+    out = tmp_path / "hf"
+    summary = run(capsys, scene, "--to", "huggingface", "--output", out, "--rows_per_file", 2, "--keep", "row")
+    assert summary["train"] == 3
+    assert sorted(path.name for path in (out / "data").iterdir()) == ["train-00000.parquet", "train-00001.parquet"]
+    rows = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    for row in rows:
+        want = kept(scene, row["asset"])
+        np.testing.assert_array_equal(np.asarray(row["label"]), np.where(want < 0, 255, want))
+        assert row["image"].size == row["label"].size and sorted(row["classes"]) == sorted({*np.unique(want)} - {-1})
+    card = DatasetCard.load(out / "README.md")
+    assert card.data.task_categories == ["image-segmentation"] and card.data.size_categories == ["n<1K"]
+    assert r"| 0 | a \*b\* \| c |" in card.text
+    assert json.loads((out / "id2label.json").read_text())["0"] == "a *b* | c"
+
+
+def republish(scene: Scene) -> None:
+    import pyarrow as pa
+
+    sequence = scene.labels.next_sequence()
+    rows = [label_row(scene, name, n, sequence=sequence) for n, name in enumerate(scene.maps)]
+    scene.labels.append(f"part-{sequence}.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def test_a_second_run_does_nothing_new_labels_replace_and_what_is_gone_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = make_scene(tmp_path, names=("a.jpg", "b.jpg", "c.jpg"))
+    assert run(capsys, scene, "--to", "voc")["written"] is True
+    out = scene.output / "exports/voc"
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    again = run(capsys, scene, "--to", "voc")
+    assert (again["written"], again["images"]) == (False, 3)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+    republish(scene)
+    (scene.corpus / "a.jpg").unlink()
+    (scene.corpus / "b.jpg").write_bytes(b"other bytes")
+    left = run(capsys, scene, "--to", "voc", code=1)
+    assert (left["images"], left["skipped"], left["snapshot"]) == (1, 2, again["snapshot"] + 1)
+    assert [path.name for path in (out / "VOCdevkit/VOC2012/JPEGImages").iterdir()] == ["c.jpg"]
+    reasons = [entry["reason"] for entry in json.loads((out / "export.json").read_text())["skipped"]]
+    assert "cannot be read any more" in reasons[0] and "bytes changed" in reasons[1]
+
+    told = run(capsys, scene, "--to", "coco", "--output", scene.corpus, code=2)
+    assert "holds other files" in told["err"] and (scene.corpus / "c.jpg").is_file()
+    assert "no such version" in run(capsys, scene, "--to", "coco", "--snapshot", 99, code=2)["err"]
+
+
+def test_an_export_lives_on_any_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fsspec
+
+    scene = make_scene(tmp_path, names=("a.jpg", "b.jpg"))
+    for _ in range(2):
+        run(capsys, scene, "--to", "coco", "--output", "memory://exports/coco set")
+    found = fsspec.filesystem("memory").find("/exports/coco set")
+    assert {name.rpartition("/")[2] for name in found} >= {
+        "instances_train.json",
+        "a.jpg",
+        "export.json",
+        "assets.json",
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_outlines_give_any_connected_region_back(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids = (rng.random((24, 31)) < (0.25, 0.5, 0.7, 0.9)[seed % 4]).astype(np.int32)
+    for part in regions(ids, {0}, whole=False):
+        corners = outline(part)
+        points = (corners / (31, 24) * (31, 24)).astype(np.int32)
+        mask = cv2.fillPoly(np.zeros(ids.shape, np.uint8), [points], 1).astype(bool)
+        want = np.zeros(ids.shape, bool)
+        put(want, part)
+        np.testing.assert_array_equal(mask, want)
+
+
+def test_too_many_parts_are_joined_without_losing_a_pixel() -> None:
+    ids = np.zeros((40, 40), np.int32)
+    ids[::4, ::4], ids[20:30, 20:30] = 1, 2
+    found = merge_smallest(regions(ids, {0}, whole=False), 5, ids.shape)
+    assert len(found) <= 5 < len(regions(ids, {0}, whole=False))
+    back = np.zeros_like(ids)
+    for part in found:
+        mask = np.zeros(ids.shape, bool)
+        put(mask, part)
+        assert not back[mask].any()
+        back[mask] = part.class_id
+    np.testing.assert_array_equal(back, ids)
+    assert all(isinstance(part, Region) and part.area for part in found)
+
+
+def test_names_are_safe_unique_and_stable() -> None:
+    taken: set[str] = set()
+    assets = ("a/b.jpg", "A/B.png", "a b/ü.jpg", "../x.jpg", "p.parquet#row=7", "é.jpg")
+    names = [safe_name(asset, taken) for asset in assets]
+    assert names == ["a__b", "A__B-2", "a_b___", "x", "p.parquet_row_7", "_"]
+    assert len(safe_name("long" * 100, taken)) < 140

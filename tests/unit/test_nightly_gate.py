@@ -1,0 +1,80 @@
+"""The gate's rules, and the causes that a change can have."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipelines.nightly.causes import cause
+from pipelines.nightly.config import NightlyConfig, SnapshotGate
+from pipelines.nightly.gate import Numbers, Quality, reasons
+
+GOOD = Numbers(
+    coverage=0.8,
+    quarantine_rate=0.01,
+    churn=0.2,
+    coverage_before=0.82,
+    old=Quality(10, 0.5, {"cat": 0.6, "dog": 0.4, "bus": None}),
+    new=Quality(10, 0.495, {"cat": 0.58, "dog": 0.41, "bus": None}),
+)
+
+
+def test_labels_that_are_no_worse_pass() -> None:
+    assert reasons(SnapshotGate(), GOOD) == []
+    # On the first night there is nothing to compare with.
+    assert reasons(SnapshotGate(), Numbers(coverage=0.1, quarantine_rate=0.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"new": Quality(10, 0.48, {"cat": 0.6, "dog": 0.4})}, "miou"),
+        ({"new": Quality(10, 0.55, {"cat": 0.8, "dog": 0.3})}, "class dog"),
+        ({"churn_without_cause": 0.01}, "churn without a cause"),
+        ({"coverage": 0.7}, "coverage"),
+        ({"quarantine_rate": 0.2}, "quarantine rate"),
+        ({"withdrawn": 1}, "taken back"),
+    ],
+)
+def test_each_rule_refuses_and_names_what_is_wrong(change: dict[str, Any], words: str) -> None:
+    [reason] = reasons(SnapshotGate(), replace(GOOD, **change))
+    assert words in reason
+
+
+def test_limits_are_data() -> None:
+    gate = SnapshotGate(maximum_churn=0.1, minimum_coverage=0.9)
+    assert len(reasons(gate, GOOD)) == 2
+    free = {name: None for name in SnapshotGate.model_fields if name.startswith(("maximum", "no_class"))}
+    worse = replace(GOOD, quarantine_rate=0.9, coverage=0.1, withdrawn=7, churn_without_cause=1.0)
+    assert reasons(SnapshotGate(minimum_gain=-1.0, **free), worse) == []
+
+
+ROW = dict.fromkeys(
+    ("cause", "digest", "evidence_key", "label_key", "class_set_digest", "decide_digest", "weak_digest"), "1"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, ("no cause", [])),
+        ({"digest": "2", "evidence_key": "2", "label_key": "2"}, ("new evidence", ["image bytes"])),
+        ({"evidence_key": "2", "label_key": "2"}, ("new evidence", ["what observed it"])),
+        ({"class_set_digest": "2", "label_key": "2"}, ("new decision", ["class set"])),
+        ({"decide_digest": "2", "label_key": "2"}, ("new decision", ["decide-config"])),
+        ({"label_key": "2"}, ("new decision", ["labelers"])),
+    ],
+)
+def test_the_cause_is_what_the_label_was_decided_from(change: dict[str, str], expected: tuple[str, list[str]]) -> None:
+    assert cause(ROW, {**ROW, **change}) == expected
+
+
+def test_what_a_person_corrected_is_their_doing() -> None:
+    corrected = {**ROW, "label_key": "2", "cause": "human"}
+    assert cause(ROW, corrected) == ("human", ["corrections"])
+    assert cause(corrected, {**corrected, "decide_digest": "3", "label_key": "3"})[0] == "new decision"
+
+
+def test_a_reason_for_publishing_anyway_has_words() -> None:
+    with pytest.raises(ValueError, match="say why"):
+        NightlyConfig(corpus="x", output="y", publish_anyway=" ")

@@ -1,0 +1,258 @@
+"""What people are shown and what they say: formats there and back, what counts, what contradicts, what comes first."""
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from label_scene import Scene, make_scene
+from PIL import Image
+
+from models.acquire import pick_regions, region_scores
+from pipelines import review
+from pipelines.classes import ClassSet
+from pipelines.reviewing.config import RankConfig
+from pipelines.reviewing.corrections import said
+from pipelines.reviewing.rank import Candidate, Region, thumbnail, vary
+from pipelines.reviewing.review import Drawn, Review
+from pipelines.tables.human import HumanTable, paint
+
+TOOLS = ("label-studio", "cvat", "coco", "fiftyone")
+SQUARE = (slice(20, 41), slice(30, 57))  # where the person finds a dog
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_scene(tmp_path_factory.mktemp("scene"), names=("a.jpg", "on its side.jpg", "c d.png"))
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, Any]:
+    found = review.main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    assert found == code, printed.err
+    return json.loads(printed.out.strip().splitlines()[-1]) if printed.out.strip() else {"err": printed.err}
+
+
+def send(capsys: pytest.CaptureFixture[str], scene: Scene, tool: str, folder: Path, budget: int = 3) -> dict[str, Any]:
+    return call(capsys, "export", "--labels", scene.output, "--to", tool, "--budget", budget, "--output", folder)
+
+
+def as_drawn(tool: str, folder: Path, wanted: dict[str, np.ndarray]) -> bytes:
+    """What the tool gives back when every image looks like `wanted`: its own export format, written by its library."""
+    if tool == "label-studio":
+        from label_studio_sdk.converter import brush
+
+        tasks = json.loads((folder / "tasks.json").read_text())
+        for number, task in enumerate(tasks, 1):
+            ids = wanted[task["data"]["asset"]]
+            results = []
+            for class_id, name in ((1, "cat"), (2, "dog")):
+                value = {"format": "rle", "rle": brush.mask2rle((ids == class_id).astype(np.uint8) * 255)}
+                size = {"original_height": ids.shape[0], "original_width": ids.shape[1]}
+                value["brushlabels"] = [name]
+                results.append(
+                    {"type": "brushlabels", "from_name": "label", "to_name": "image", **size, "value": value}
+                )
+            look = [r for r in task["predictions"][0]["result"] if r["type"] == "rectanglelabels"]
+            when = f"2026-11-0{number}T10:00:00.000000Z"
+            done = {"completed_by": {"id": 7, "email": "ann@example.org"}, "updated_at": when, "result": results + look}
+            task["annotations"] = [{"was_cancelled": True, "result": []}, done]
+        return json.dumps(tasks).encode()
+    if tool == "cvat":
+        from pipelines.exports.writer import Target
+        from pipelines.reviewing.cvat import CvatReviewWriter
+
+        sent = Review.read(str(folder))
+        writer = CvatReviewWriter(Target(str(folder / "back")), sent)
+        for image in sent.images.values():
+            writer.add(image, writer.encode(image, wanted[image.asset]))
+        writer.close()
+        return (folder / "back/annotations.xml").read_bytes()
+    from pycocotools import mask as coco
+
+    data = json.loads(
+        (folder / ("labels.json" if tool == "fiftyone" else "annotations/instances_default.json")).read_text()
+    )
+    data["annotations"] = []
+    for image in data["images"]:
+        for category in data["categories"][:2]:
+            whole = np.asfortranarray(wanted[image["asset"]] == category["id"], np.uint8)
+            rle = coco.encode(whole)
+            shape = {"size": rle["size"], "counts": rle["counts"].decode()}
+            annotation = {"image_id": image["id"], "category_id": category["id"], "segmentation": shape}
+            data["annotations"].append({"id": len(data["annotations"]) + 1, **annotation, "area": int(whole.sum())})
+    return json.dumps(data).encode()
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_there_and_back_keeps_every_corrected_pixel(
+    tool: str, scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "review", tmp_path / "labels"
+    sent = send(capsys, scene, tool, folder)
+    assert (sent["images"], sent["skipped"]) == (3, 0) and sent["regions"] > 0
+    for image in Review.read(str(folder)).images.values():
+        with Image.open(folder / ("data" if tool == "fiftyone" else "images") / image.file) as picture:
+            assert picture.size == (image.width, image.height), "upright, as the label"
+    wanted = {asset: ids.astype(np.int32).copy() for asset, ids in scene.maps.items()}
+    wanted["a.jpg"][SQUARE] = 2
+    wanted["c d.png"][wanted["c d.png"] == 1] = 0
+    file = tmp_path / "back"
+    file.write_bytes(as_drawn(tool, folder, wanted))
+    shutil.copytree(scene.output, output)
+    arguments = ("--review", folder, "--file", file, "--labels", output, "--annotator", "ann@example.org")
+    back = call(capsys, "import", *arguments)
+    assert (back["corrections"], back["images"], back["unchanged_images"], back["problems"]) == (2, 2, 1, 0)
+    held = HumanTable(str(output / "human")).read(set(wanted))
+    assert set(held) == {"a.jpg", "c d.png"} and held["a.jpg"][0]["annotator"] == "ann@example.org"
+    for asset, corrections in held.items():
+        ids, problems = paint(corrections, scene.classes, wanted[asset].shape)
+        changed = wanted[asset] != scene.maps[asset]
+        assert problems == [] and changed.any()
+        np.testing.assert_array_equal(ids, np.where(changed, wanted[asset], -1))
+    assert back["pixels"] == sum((wanted[a] != scene.maps[a]).sum() for a in wanted)
+    again = call(capsys, "import", *arguments)
+    assert (again["corrections"], again["known_before"], again["conflicts"]) == (0, 2, 0)
+
+
+def test_label_studio_reads_the_tasks_and_its_configuration(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from label_studio_sdk.converter import brush
+    from label_studio_sdk.label_interface import LabelInterface
+
+    send(capsys, scene, "label-studio", tmp_path / "mine")
+    interface = LabelInterface((tmp_path / "mine/label_config.xml").read_text())
+    interface.validate()
+    for task in json.loads((tmp_path / "mine/tasks.json").read_text()):
+        assert task["data"]["image"].startswith("/data/local-files/?d=mine/images/")
+        assert interface.validate_prediction(task["predictions"][0])
+        ids = [result["id"] for result in task["predictions"][0]["result"]]
+        assert len(set(ids)) == len(ids)
+        truth = scene.maps[task["data"]["asset"]]
+        for result in task["predictions"][0]["result"]:
+            if result["type"] == "brushlabels":
+                mask = brush.decode_rle(result["value"]["rle"]).reshape(*truth.shape, 4)[..., 3] > 0
+                np.testing.assert_array_equal(mask, truth == scene.classes.index(result["value"]["brushlabels"][0]) + 1)
+
+
+def test_people_who_disagree_and_changed_bytes_are_listed_and_nothing_is_lost(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "review", tmp_path / "labels"
+    send(capsys, scene, "coco", folder)
+    shutil.copytree(scene.output, output)
+    file = tmp_path / "back.json"
+
+    def say(who: str, value: int, **more: Any) -> dict[str, Any]:
+        wanted = {asset: ids.astype(np.int32).copy() for asset, ids in scene.maps.items()}
+        wanted["a.jpg"][SQUARE] = value
+        data = json.loads(as_drawn("coco", folder, wanted))
+        data["info"]["contributor"] = who
+        data["info"]["date_created"] = f"2026-11-0{value}T00:00:00"
+        data.update(more)
+        file.write_text(json.dumps(data))
+        return data
+
+    arguments = ("--review", folder, "--file", file, "--labels", output)
+    say("ann", 1)
+    assert call(capsys, "import", *arguments)["conflicts"] == 0
+    say("bob", 2)
+    listed = json.loads(Path(call(capsys, "import", *arguments)["listed"]).read_text())["conflicts"]
+    assert [(c["asset"], c["annotator"]) for c in listed] == [("a.jpg", "bob")]
+    assert listed[0]["pixels"] == (np.isin(scene.maps["a.jpg"][SQUARE], (0,))).sum()
+    held = HumanTable(str(output / "human")).read({"a.jpg"})["a.jpg"]
+    assert [one["annotator"] for one in held] == ["ann", "bob"]
+    ids, _ = paint(held, scene.classes, scene.maps["a.jpg"].shape)
+    assert (ids[SQUARE][scene.maps["a.jpg"][SQUARE] != 2] == 2).all()
+
+    data = say("cid", 1)
+    data["categories"][0]["name"] = "tree"
+    file.write_text(json.dumps(data))
+    told = call(capsys, "import", *arguments, code=1)
+    assert any("'tree' is no class" in text for text in json.loads(Path(told["listed"]).read_text())["problems"])
+    file.write_text("{}")
+    assert "no COCO file" in call(capsys, "import", *arguments, code=2)["err"]
+    data["info"] = {}
+    file.write_text(json.dumps(data))
+    assert "--annotator" in call(capsys, "import", *arguments, code=2)["err"]
+
+
+def test_what_a_person_says_with_objects_on_top_of_each_other() -> None:
+    classes, when = ClassSet.load("cat, dog"), datetime(2026, 1, 1, tzinfo=UTC)
+    before = np.zeros((6, 8), np.int32)
+    before[:, :4] = 1
+    left, right, low = (np.zeros((6, 8), bool) for _ in range(3))
+    left[:, :4], right[:, 3:6], low[5] = True, True, True
+    dog_first = Drawn("x", "ann", when, (("dog", right), ("cat", left)))
+    found = said(dog_first, before, classes, "changed", ())
+    assert (found.ids[:, 3:6] == 2).all(), "a new object wins over one that was there, wherever it is in the list"
+    assert (found.ids[:, :3] == -1).all() and (found.ids[:, 6:] == -1).all() and found.changed == 18
+    everything = said(dog_first, before, classes, "all", ())
+    assert (everything.ids[:, :3] == 1).all() and (everything.ids[:, 6:] == 0).all()
+    looked = said(dog_first, before, classes, "regions", [Region(6, 0, 2, 3, 0.5)])
+    assert (looked.ids[:3, 6:] == 0).all() and (looked.ids[3:, 6:] == -1).all()
+    both = said(Drawn("x", "ann", when, (("cat", left), ("dog", right), ("cat", low))), before, classes, "changed", ())
+    assert both.contested == 2 and (both.ids[5, 4:] == 1).all()
+    unknown = said(Drawn("x", "ann", when, (("tree", left),)), before, classes, "changed", ())
+    assert unknown.unknown == ("tree",) and (unknown.ids == -1).all()
+    no_background = ClassSet.load(
+        {"background": False, "classes": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
+    )
+    assert (said(Drawn("x", "a", when, ()), before + 1, no_background, "all", ()).ids == -1).all()
+
+
+def test_regions_are_mixed_and_doubtful_and_an_empty_class_changes_nothing() -> None:
+    rows = np.zeros((40, 60), int)
+    rows[:, 30:] = 3
+    doubt = np.full(rows.shape, 0.55)
+    scores = region_scores(rows, doubt, 4)
+    assert scores[:, :25].max() < 1e-5 and scores[20, 30] > 0.9, "pure regions are worth nothing"
+    np.testing.assert_array_equal(scores, region_scores(rows * 7, doubt, 4))
+    assert region_scores(rows, np.ones(rows.shape), 4).max() < 1e-5, "what is sure (or said by people) is not asked"
+    sure_below = np.where(np.arange(40)[:, None] < 20, 0.55, 0.99) * np.ones(rows.shape)
+    found = pick_regions(region_scores(rows, sure_below, 4), 4, 10)
+    assert found[0][0] < 20 and [score for *_, score in found] == sorted((s for *_, s in found), reverse=True)
+    for i, (y, x, _) in enumerate(found):
+        assert all(max(abs(y - v), abs(x - u)) > 8 for v, u, _ in found[:i]), "regions do not overlap"
+
+
+def test_duplicates_are_asked_once_and_classes_take_turns() -> None:
+    def one(name: str, value: float, classes: tuple[int, ...], digest: str = "") -> Candidate:
+        return Candidate(name, digest or name, name, value, classes)
+
+    found = [
+        one("a", 1.0, (1,)),
+        one("b", 0.99, (1,)),
+        one("c", 0.9, (2,)),
+        one("d", 0.98, (1,), "a"),
+        one("e", 0.5, ()),
+    ]
+    grey = np.random.default_rng(0).integers(0, 255, (60, 80)).astype(np.uint8)
+    picture = Image.fromarray(grey).resize((400, 300), Image.Resampling.BICUBIC)
+    alike = {"a": thumbnail(picture), "b": thumbnail(picture.resize((320, 240)).point(lambda v: v * 0.8))}
+    alike["c"] = thumbnail(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert [c.asset for c in vary(found, {}, 3, RankConfig())] == ["a", "c", "b"]
+    assert [c.asset for c in vary(found, {}, 4, RankConfig(balance=False))] == ["a", "b", "c", "e"]
+    assert [c.asset for c in vary(found, alike, 4, RankConfig())] == ["a", "c", "e"]
+
+
+def test_the_same_random_order_for_the_same_seed_and_errors_before_any_work(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def order(seed: int, name: str) -> list[str]:
+        more = ("--order", "random", "--seed", seed, "--output", tmp_path / name)
+        call(capsys, "export", "--labels", scene.output, "--to", "coco", "--budget", 2, *more)
+        return [image.asset for image in Review.read(str(tmp_path / name)).images.values()]
+
+    orders = [order(seed, f"r{n}") for n, seed in enumerate((1, 1, 2, 3, 4))]
+    assert orders[0] == orders[1] and len({tuple(found) for found in orders}) > 1
+    told = call(
+        capsys, "export", "--labels", scene.output, "--to", "coco", "--budget", 1, "--output", tmp_path / "r0", code=2
+    )
+    assert "a folder of its own" in told["err"]
+    assert "holds no review.json" in call(capsys, "import", "--review", tmp_path, "--file", "x", code=2)["err"]
+    assert review.main(["show"]) == 2
