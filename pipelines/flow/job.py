@@ -143,6 +143,7 @@ def _pools(run: Run, models: Models) -> list[Any]:
         config.observe.tile_above_px,
         config.images.max_pixels,
         config.images.read_threads,
+        run.forgotten,
     )
     return pools(config.pools, config.observe, models, run.layout.device, read, _chunk(run), threads=1)
 

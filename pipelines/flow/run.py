@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.execution import Layout
+from pipelines.forgetting.memory import Forgotten
 from pipelines.tables.evidence import EvidenceStore
 from pipelines.tables.labels import LabelTable
 from pipelines.tables.manifest import ManifestTable
@@ -42,6 +44,11 @@ class Run:
         self.manifest = ManifestTable(storage.join(self.output, "manifest"))
         self.quarantine = QuarantineTable(storage.join(self.output, "quarantine"))
         self.folder = storage.join(self.output, "runs", self.run_id)
+
+    @cached_property
+    def forgotten(self) -> Forgotten:
+        """The images that are to be left out."""
+        return Forgotten.load(self.output)
 
     def label_key(self, evidence_key: str, weak_digest: str, second_keys: Sequence[str] = ()) -> str:
         """Everything that the label of an asset depends on, as one sha256."""

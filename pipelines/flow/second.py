@@ -56,9 +56,11 @@ class Second:
 
     def _read(self) -> ReadConfig:
         config = self.first.config
-        images = config.images
+        images, forgotten = config.images, self.run.forgotten
         # 0: an image that is tiled when it is observed is asked about as a whole.
-        return ReadConfig(self.run.observe_id, config.observe.picture_px, 0, images.max_pixels, images.read_threads)
+        return ReadConfig(
+            self.run.observe_id, config.observe.picture_px, 0, images.max_pixels, images.read_threads, forgotten
+        )
 
 
 @dataclass
