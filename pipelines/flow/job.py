@@ -19,6 +19,7 @@ from pipelines.corpus.base import CorpusError
 from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, listing, observing, plan, second
 from pipelines.flow.observing import Known, Observed, timed
+from pipelines.flow.past import check_classes
 from pipelines.flow.progress import duration, say
 from pipelines.flow.run import Run, digest
 from pipelines.flow.stop import RunFailed, stop_on_signals
@@ -104,6 +105,10 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         run.manifest.version()
     except Exception as error:
         raise UsageError(f"--output {config.output} cannot hold tables: {error}") from error
+    try:
+        check_classes(run.labels, run.output, classes)
+    except ClassSetError as error:
+        raise UsageError(f"--classes: {error}") from error
     return run, models
 
 
