@@ -105,9 +105,25 @@ def _exports(out: Path) -> None:
     coco: dict[str, Any] = {"images": images, "categories": [{"id": 1, "name": "cat"}]}
     coco["annotations"] = [{"id": n, "image_id": n, "category_id": 1} for n in (1, 2, 3)]
     storage.write_bytes(str(out / "exports/coco/instances.json"), json.dumps(coco).encode())
+    _named_anew(out / "exports/voc", "assets.json", "name")
+    _named_anew(out / "reviews/one", "review.json", "file")
     storage.write_bytes(str(out / "exports/list.txt"), b"a.jpg\nmy a.jpg\nsub/a.jpg\n")
     rows = [{"image": {"path": n, "bytes": b"x"}, "notes": [{"by": n}]} for n in ("a.jpg", "my a.jpg")]
     storage.write_parquet(str(out / "exports/hf/train.parquet"), pa.Table.from_pylist(rows))
+
+
+def _named_anew(folder: Path, listing: str, key: str) -> None:
+    """An export or review: files are called otherwise than their assets, as a list in the folder says."""
+    called = {"a.jpg": "x", "my a.jpg": "my_a", "sub/a.jpg": "sub__a"}
+    entries = [{key: name if key == "name" else f"{name}.png", "asset": asset} for asset, name in called.items()]
+    told: Any = entries if key == "name" else {"tool": "cvat", "images": entries}
+    storage.write_bytes(str(folder / listing), json.dumps(told, indent=1).encode())
+    for name in called.values():
+        storage.write_bytes(str(folder / f"images/{name}.png"), b"the picture")
+    lines = "".join(f"{name}\n" for name in called.values())
+    storage.write_bytes(str(folder / "ImageSets/train.txt"), lines.encode())
+    images = "".join(f'<image name="{name}.png"><mask rle="1, 2"/></image>' for name in called.values())
+    storage.write_bytes(str(folder / "annotations.xml"), f"<annotations>{images}</annotations>".encode())
 
 
 def everything(out: Path) -> bytes:

@@ -1,9 +1,11 @@
 """Single files without the image: JSON, lines of text, pages; and files that are called after it."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
+from xml.etree import ElementTree
 
 from pipelines.forgetting import page
 from pipelines.forgetting.names import Names, stem
@@ -44,9 +46,13 @@ def cleaner(path: str) -> Clean | None:
         return page.clean
     if suffix == ".json":
         return clean_json
+    if suffix == ".txt" and "ImageSets" in PurePosixPath(path).parts:
+        return clean_image_set
     if suffix in LINES:
         return clean_lines
-    if suffix in (".yaml", ".yml", ".md", ".log", ".journal", ".xml", ""):
+    if suffix == ".xml":
+        return clean_xml
+    if suffix in (".yaml", ".yml", ".md", ".log", ".journal", ""):
         return lambda data, names: names.replaced(data)
     return None
 
@@ -55,11 +61,48 @@ def mentions(path: str, data: bytes, names: Names) -> bool:
     """Whether a file has anything of the image in it."""
     if page.mentions(data, names) if path.lower().endswith((".html", ".htm")) else names.find(data):
         return True
-    return b"missing_names" in data and clean_json(data, names) != data
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix == ".json" and _json_tells(data, names):
+        return True
+    clean = cleaner(path)
+    return clean in (clean_image_set, clean_xml) and clean is not None and clean(data, names) != data
 
 
 def clean_lines(data: bytes, names: Names) -> bytes:
     return b"".join(line for line in data.splitlines(keepends=True) if not names.find(line))
+
+
+def clean_image_set(data: bytes, names: Names) -> bytes:
+    """VOC's lists: a name without suffix a line, perhaps with a number."""
+    plain = {asset.encode("utf-8", "surrogateescape") for asset in names.assets | names.stems}
+    return b"".join(line for line in data.splitlines(keepends=True) if not {*line.split()[:1]} & plain)
+
+
+def clean_xml(data: bytes, names: Names) -> bytes:
+    """The document without elements whose attributes name the image."""
+    try:
+        root = ElementTree.fromstring(data)
+    except ElementTree.ParseError:
+        return names.replaced(data)
+    gone = [
+        (parent, child)
+        for parent in root.iter()
+        for child in parent
+        if any(names.is_one(value, key) for key, value in child.attrib.items())
+    ]
+    for parent, child in gone:
+        parent.remove(child)
+    return names.replaced(ElementTree.tostring(root, "utf-8", xml_declaration=True) if gone else data)
+
+
+def _json_tells(data: bytes, names: Names) -> bool:
+    """Whether a document names the image by a word that means it in some fields only."""
+    if not any(json.dumps(name).encode() in data for name in names.assets | names.stems):
+        return False
+    with contextlib.suppress(ValueError):
+        content = json.loads(data)
+        return bool(_value(_coco(content, names), names) != content)
+    return False
 
 
 def clean_json(data: bytes, names: Names) -> bytes:
@@ -81,7 +124,7 @@ def _coco(content: Any, names: Names) -> Any:
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         return content
     numbers = {item.get("id") for item in content["images"] if isinstance(item, dict) and _is_record(item, names)}
-    if not numbers:
+    if not numbers - {None}:  # no COCO: what has no number is found by its names alone
         return content
     kept = {"images": [item for item in content["images"] if item.get("id") not in numbers]}
     if isinstance(content.get("annotations"), list):

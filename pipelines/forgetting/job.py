@@ -12,6 +12,7 @@ from pipelines.config import UsageError
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.stop import RunFailed
 from pipelines.forgetting import delta, files, identity, parquet, reach
+from pipelines.forgetting.aliases import Alias, find, with_aliases
 from pipelines.forgetting.config import ForgetConfig
 from pipelines.forgetting.memory import FILE, Forgotten
 from pipelines.forgetting.names import Names
@@ -44,15 +45,22 @@ class Place:
 
 @dataclass
 class Work:
-    """What one forgetting is about. roots: the output first, then other folders. reached: what it cannot remove."""
+    """What one forgetting is about. roots: the output first, then other folders. unreachable: what it cannot remove.
+    aliases: what exports and reviews call the images."""
 
     names: Names
     roots: list[str]
     unreachable: reach.Unreachable = field(default_factory=reach.Unreachable)
+    aliases: list[Alias] = field(default_factory=list)
+
+    def names_in(self, place: Place) -> Names:
+        """The names that count there."""
+        return with_aliases(self.names, [alias for alias in self.aliases if alias.covers(place.root, place.path)])
 
     def to_json(self) -> bytes:
         names = {key: sorted(getattr(self.names, key)) for key in ("assets", "uris", "digests", "others")}
-        return json.dumps({"names": names, "roots": self.roots, "unreachable": asdict(self.unreachable)}).encode()
+        told = {"unreachable": asdict(self.unreachable), "aliases": [asdict(alias) for alias in self.aliases]}
+        return json.dumps({"names": names, "roots": self.roots, **told}).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "Work":
@@ -60,7 +68,8 @@ class Work:
         told = found["unreachable"]
         told["students"] = [reach.Student(**student) for student in told["students"]]
         names = Names(**{key: set(values) for key, values in found["names"].items()})
-        return cls(names, found["roots"], reach.Unreachable(**told))
+        aliases = [Alias(**alias) for alias in found["aliases"]]
+        return cls(names, found["roots"], reach.Unreachable(**told), aliases)
 
     def __add__(self, other: "Work") -> "Work":
         names = Names(
@@ -71,7 +80,9 @@ class Work:
         both = {key: list(getattr(self.unreachable, key)) for key in mine}
         for key in theirs:
             both[key] += [item for item in getattr(other.unreachable, key) if item not in both[key]]
-        return Work(names, list(dict.fromkeys(self.roots + other.roots)), reach.Unreachable(**both))
+        roots = list(dict.fromkeys(self.roots + other.roots))
+        aliases = list(dict.fromkeys(self.aliases + other.aliases))
+        return Work(names, roots, reach.Unreachable(**both), aliases)
 
 
 def forget(config: ForgetConfig) -> dict[str, Any]:
@@ -113,6 +124,7 @@ def _work(config: ForgetConfig, output: str, paths: list[str]) -> Work:
     rows = identity.known_rows(output, paths)
     subject = identity.identify(rows, config.asset, config.uri)
     work = Work(subject.names, roots)
+    work.aliases = [alias for root in roots for alias in find(root, list_paths(root), subject.names)]
     _check(config, output, rows, work)
     for asset in subject.same_bytes:
         say(f"forget: {asset} has the same bytes and is forgotten too")
@@ -178,7 +190,7 @@ def _pass(work: Work, apply: bool) -> tuple[Counter[str], list[str]]:
     counts: Counter[str] = Counter()
     where = []
     for place in everything:
-        found = _table(place, work.names, apply) if place.paths else _file(place, work.names, apply)
+        found = _table(place, work.names, apply) if place.paths else _file(place, work, apply)
         if found:
             counts[place.kind] += found
             where.append(place.address)
@@ -194,8 +206,10 @@ def _table(place: Place, names: Names, apply: bool) -> int:
     return found.places
 
 
-def _file(place: Place, names: Names, apply: bool) -> int:
-    if files.is_of_image(place.path, names):
+def _file(place: Place, work: Work, apply: bool) -> int:
+    names = work.names_in(place)
+    aliased = any(a.covers(place.root, place.path) and a.is_of_image(place.path) for a in work.aliases)
+    if aliased or files.is_of_image(place.path, work.names):
         if apply:
             storage.remove(place.address)
         return 1

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import quote
 
-# Fields that hold what an image is called.
-NAMING = ("asset", "uri", "digest", "image", "path", "file_name", "filename", "image_id", "key", "name")
+# Fields that hold what an image is called; `name` is not one of them, classes have names too.
+NAMING = ("asset", "uri", "digest", "image", "path", "file_name", "filename", "image_id")
 _DISTINCT = re.compile(r"[./#\d]")
 REPLACEMENT = "[forgotten]"
 # A `data:` address is the image itself; it stands in its own rows only, and those go by their asset.

@@ -19,6 +19,7 @@ from pipelines.tables.evidence import EvidenceStore
 from pipelines.tables.quarantine import QuarantineTable
 
 LEFT = {"my a.jpg", "data.jpg", "sub/a.jpg", "sub/b & c.jpg"}
+KEPT_FILES = ["my_a.png", "sub__a.png"]
 # `a.jpg` stands within other names, which stay.
 ALONE = re.compile(rb"(?<![\w./ ])a\.jpg")
 
@@ -74,6 +75,10 @@ def test_nothing_is_left_of_the_image_and_all_of_the_others(scene: Path, root: P
     assert storage.read_parquet(str(out / "exports/hf/train.parquet")).num_rows == 1
     assert (out / "exports/list.txt").read_text() == "my a.jpg\nsub/a.jpg\n"
     assert json.loads((out / "evaluations/evaluate-1/evaluation.json").read_text())["missing_names"] == ["sub/a"]
+    assert {path.name for path in (out / "exports/voc/images").iterdir()} == {"my_a.png", "sub__a.png"}
+    assert (out / "exports/voc/ImageSets/train.txt").read_text() == "my_a\nsub__a\n"
+    assert (out / "reviews/one/annotations.xml").read_text().count("<image ") == 2
+    assert [i["file"] for i in json.loads((out / "reviews/one/review.json").read_text())["images"]] == KEPT_FILES
     told = capfd.readouterr()
     assert "twin.jpg has the same bytes" in told.err
 
@@ -131,7 +136,7 @@ def test_killed_before_any_change_it_goes_on_and_ends_the_same(
     shutil.copytree(scene / "out", whole)
     assert main(["--output", str(whole), "--asset", "a.jpg"]) == 0
     kills = 0
-    for step in range(0, 200, 7):
+    for step in range(0, 300, 11):
         out = tmp_path / f"out-{step}"
         shutil.copytree(scene / "out", out)
         with monkeypatch.context() as patch:

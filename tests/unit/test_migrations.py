@@ -23,6 +23,8 @@ from pipelines.stages.decide import png
 from pipelines.tables.labels import SCHEMA, LabelTable
 from pipelines.training.config import TrainConfig
 from pipelines.training.sources import prepare
+from pipelines.training.targets import PRESENT
+from pipelines.training.targets import UNKNOWN as UNSAID
 
 BEFORE = ClassSet.from_dict(
     [
@@ -199,6 +201,9 @@ def test_gold_and_labels_of_different_times_are_compared(gold_is_old: bool) -> N
         assert matching.label(np.array([15]))[0] == len(names)  # a person is no answer to adult or child
 
 
+SAID = {"tags": [{"class": "bus", "present": False}, {"class": "cat", "present": True}]}
+
+
 def publish(out: Path, classes: ClassSet, run: str, sequence: int, asset: str, class_id: int) -> None:
     """One labeled image, half of it of one class."""
     class_map = np.zeros((8, 8), np.uint8)
@@ -207,7 +212,7 @@ def publish(out: Path, classes: ClassSet, run: str, sequence: int, asset: str, c
     row = {
         **dict.fromkeys(SCHEMA.names), "asset": asset, "uri": f"/{asset}", "sequence": sequence, "removed": False,
         "height": 8, "width": 8, "class_map": png(class_map), "confidence": png(np.full((2, 2), 255, np.uint8)),
-        "keep_threshold": 0.5, "mean_confidence": 0.9, "areas": areas, "weak": json.dumps({"tags": ["cat"]}),
+        "keep_threshold": 0.5, "mean_confidence": 0.9, "areas": areas, "weak": json.dumps(SAID),
         "class_set_digest": classes.digest, "run_id": run, "digest": asset,
     }  # fmt: skip
     LabelTable(str(out / "labels")).append(f"{run}.parquet", pa.Table.from_pylist([row], SCHEMA))
@@ -231,7 +236,8 @@ def test_a_student_learns_from_a_snapshot_of_two_times(tmp_path: Path) -> None:
     for item in (0, 1):
         target = prepared.sources[0].read(item, (8, 8))
         assert (target.channels[:4] == channel).all() and (target.channels[4:] == 0).all()
-        assert target.tags[prepared.channels.names.index("feline")] == 1
+        assert target.tags[prepared.channels.names.index("feline")] == PRESENT
+        assert target.tags[channel] == UNSAID
 
     unrecorded = ClassSet.from_dict([{"id": 1, "name": "tram"}])
     publish(tmp_path, unrecorded, "r3", 3, "newest.jpg", 1)
