@@ -11,6 +11,10 @@ A file is a list of names, or a mapping (every key but `name` is optional):
     classes:
       - {id: 8, name: cat, prompts: [cat, kitten], synonyms: [kitty], color: "#400000", parent: animal}
       - {id: 9, name: animal}
+    stable: false                        # ids are mere positions, which a later set need not keep; the default where
+                                         # no class has an id. All other ids keep their meaning for good:
+    migrations:                          # see pipelines/migrations.py
+      - {rename: 8, was: kitty}
 """
 
 import contextlib
@@ -19,7 +23,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,18 +32,12 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from models.palette import default_color
 from pipelines.class_builtins import BACKGROUND_WORDS, BUILTINS, TEMPLATES
+from pipelines.class_fields import ClassSetError, Color, check_keys, color_of, id_of, name_of, names_of, plain
+from pipelines.migrations import UNKNOWN, Lineage, Migration, parse_migrations
 
 if TYPE_CHECKING:
     from models.decide.types import ClassArrays
-
-MAX_ID = 65534  # 65535 marks a pixel without a class in a 16-bit class map
-Color = tuple[int, int, int]
-
-
-class ClassSetError(ValueError):
-    """The class set cannot be used; the message says which entry and what to change."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,8 @@ class ClassSet:
     classes: tuple[ClassEntry, ...]
     background: BackgroundEntry | None
     templates: tuple[str, ...] = TEMPLATES
+    migrations: tuple[Migration, ...] = ()
+    stable: bool = field(default=True, compare=False)
 
     @classmethod
     def load(cls, source: str | Path | Sequence[Any] | Mapping[str, Any]) -> "ClassSet":
@@ -94,7 +94,7 @@ class ClassSet:
         data = {"classes": data} if isinstance(data, list | tuple) else data
         if not isinstance(data, Mapping):
             raise ClassSetError(f"a class set is a list of names or a mapping with `classes`, not {data!r}")
-        _check_keys(data, ("background", "templates", "classes"), "the class set")
+        check_keys(data, ("background", "templates", "classes", "stable", "migrations"), "the class set")
         raw = data.get("classes")
         if not isinstance(raw, list | tuple) or not raw:
             raise ClassSetError("the class set is empty: name at least one class")
@@ -105,7 +105,11 @@ class ClassSet:
         templates = tuple(data.get("templates") or TEMPLATES)
         if bad := [t for t in templates if not isinstance(t, str) or "{}" not in t]:
             raise ClassSetError(f"a template is text with {{}} where the class goes, not {bad[0]!r}")
-        return cls(tuple(entries), background, templates)
+        has_ids = any(isinstance(item, Mapping) and "id" in item for item in raw)
+        migrations = parse_migrations(data.get("migrations"))
+        made = cls(tuple(entries), background, templates, migrations, _stable(data, has_ids))
+        _ = made.lineage  # so that what does not fit is told now
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` gives the same set back."""
@@ -124,17 +128,22 @@ class ClassSet:
         if self.background is not None:
             color = "#{:02x}{:02x}{:02x}".format(*self.background.color)
             background = {"id": self.background.id, "words": list(self.background.words), "color": color}
-        return {"background": background, "templates": list(self.templates), "classes": classes}
+        found = {"background": background, "templates": list(self.templates), "classes": classes}
+        if self.migrations:
+            found["migrations"] = [migration.to_dict() for migration in self.migrations]
+        return found if self.stable else {**found, "stable": False}
 
     @property
     def digest(self) -> str:
-        """sha256, hex, of all that can change a label: ids, names, prompts, synonyms, background words, templates.
+        """sha256, hex, of all that can change a label: ids, names, prompts, synonyms, background words, templates, and
+        migrations, if there are any.
 
         Colours, hierarchy and the order in the file do not: they change no pixel.
         """
         classes = [[e.id, e.name, e.prompts, sorted(e.synonyms)] for e in self.classes]
         background = [self.background.id, self.background.words] if self.background else None
-        canonical = json.dumps([classes, background, self.templates], separators=(",", ":"))
+        history = [[migration.to_dict() for migration in self.migrations]] if self.migrations else []
+        canonical = json.dumps([classes, background, self.templates, *history], separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
@@ -143,13 +152,17 @@ class ClassSet:
         return [entry.name for entry in self.classes]
 
     def index(self, key: object) -> int | None:
-        """Position among the foreground classes of a name, synonym (in any case) or id; -1 background; None unknown."""
+        """Position among the foreground classes of a name, synonym (in any case) or id; -1 background; None unknown.
+
+        Names and ids that classes had before they were renamed or merged count too.
+        """
         if isinstance(key, int) and not isinstance(key, bool):
-            return self._by_id.get(key)
+            return self._by_id.get(key, self._by_id.get(self.lineage.ids.get(key, UNKNOWN)))
         if not isinstance(key, str):
             return None
         exact = self._by_name.get(key)
-        return exact if exact is not None else self._by_plain_name.get(_plain(key))
+        found = exact if exact is not None else self._by_plain_name.get(plain(key))
+        return found if found is not None else self._by_id.get(self.lineage.names.get(plain(key), UNKNOWN))
 
     def nearest(self, key: object) -> str | None:
         """The known name most like an unknown one, if any is close."""
@@ -192,6 +205,12 @@ class ClassSet:
         return colors
 
     @cached_property
+    def lineage(self) -> Lineage:
+        """What earlier ids and names mean now. Raises ClassSetError for records that do not fit together."""
+        names = {entry.id: (entry.name, *entry.synonyms) for entry in self.classes}
+        return Lineage.of(self.migrations, names, self.background.id if self.background else None)
+
+    @cached_property
     def _by_id(self) -> dict[int, int]:
         background = {self.background.id: -1} if self.background else {}
         return background | {entry.id: index for index, entry in enumerate(self.classes)}
@@ -205,12 +224,8 @@ class ClassSet:
         """Names whatever their case and spacing, without those that then mean two classes."""
         found: dict[str, set[int]] = {"background": {-1}} if self.background else {}
         for name, index in self._by_name.items():
-            found.setdefault(_plain(name), set()).add(index)
+            found.setdefault(plain(name), set()).add(index)
         return {name: indices.pop() for name, indices in found.items() if len(indices) == 1}
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").split())
 
 
 def _is_file(text: str) -> bool:
@@ -245,68 +260,33 @@ def _parse_yaml(text: str, origin: str) -> Any:
         raise ClassSetError(f"{origin} is neither YAML nor JSON: {error}") from error
 
 
-def _check_keys(data: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in data:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, 1, 0.4)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-            raise ClassSetError(f"unknown key {key!r} in {where}{hint}")
-
-
-def _name(value: object, where: str) -> str:
-    """A name, prompt, synonym or word. YAML reads `no` and `7` as something else than text."""
-    if not isinstance(value, str):
-        raise ClassSetError(f"{where}: expected text, not {value!r} (in YAML, write it in quotes)")
-    if not value.strip():
-        raise ClassSetError(f"{where}: the text is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ClassSetError(f"{where}: {value!r} is not valid Unicode") from error
-    return value.strip()
-
-
-def _names(value: object, where: str) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list | tuple):
-        raise ClassSetError(f"{where}: expected a list of texts, not {value!r}")
-    return tuple(dict.fromkeys(_name(item, where) for item in values))
-
-
-def _id(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_ID:
-        raise ClassSetError(f"{where}: the id {value!r} is not a whole number in 0..{MAX_ID}")
+def _stable(data: Mapping[str, Any], has_ids: bool) -> bool:
+    value = data.get("stable", has_ids)
+    if not isinstance(value, bool):
+        raise ClassSetError(f"`stable` is true or false, not {value!r}")
+    if data.get("migrations") and not (value and has_ids):
+        raise ClassSetError("`migrations` go by ids that last: give every class an `id`, and leave `stable` out")
     return value
-
-
-def _color(value: object, id: int, where: str) -> Color:
-    if value is None:
-        return default_color(id)
-    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
-        return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
-    if isinstance(value, list | tuple) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value):
-        return value[0], value[1], value[2]
-    raise ClassSetError(f'{where}: a color is "#rrggbb" or three numbers in 0..255, not {value!r}')
 
 
 def _class_entry(item: Any, position: int, default_id: int) -> ClassEntry:
     where = f"class {position + 1}"
     if not isinstance(item, Mapping):
         item = {"name": item}
-    _check_keys(item, ("id", "name", "prompts", "synonyms", "color", "parent"), where)
-    name = _name(item.get("name"), where)
+    check_keys(item, ("id", "name", "prompts", "synonyms", "color", "parent"), where)
+    name = name_of(item.get("name"), where)
     where = f"class {name!r}"
-    id = _id(item.get("id", default_id), where)
-    synonyms = _names(item.get("synonyms") or (), f"{where}, synonyms")
-    prompts = _names(item.get("prompts") or (), f"{where}, prompts")
+    id = id_of(item.get("id", default_id), where)
+    synonyms = names_of(item.get("synonyms") or (), f"{where}, synonyms")
+    prompts = names_of(item.get("prompts") or (), f"{where}, prompts")
     parent = item.get("parent")
     return ClassEntry(
         id=id,
         name=name,
         prompts=prompts or tuple(dict.fromkeys((name.replace("_", " ").strip() or name, *sorted(synonyms)))),
         synonyms=tuple(synonym for synonym in synonyms if synonym != name),
-        color=_color(item.get("color"), id, where),
-        parent=None if parent is None else _name(parent, f"{where}, parent"),
+        color=color_of(item.get("color"), id, where),
+        parent=None if parent is None else name_of(parent, f"{where}, parent"),
     )
 
 
@@ -317,17 +297,17 @@ def _background(value: Any, entries: Sequence[ClassEntry]) -> BackgroundEntry | 
     value = {"words": value} if isinstance(value, list | tuple) else value
     if not isinstance(value, Mapping):
         raise ClassSetError(f"`background` is false, a list of words or a mapping with `words`, not {value!r}")
-    _check_keys(value, ("id", "words", "color"), "background")
-    id = _id(value.get("id", 0), "background")
+    check_keys(value, ("id", "words", "color"), "background")
+    id = id_of(value.get("id", 0), "background")
     words = value.get("words")
     if words is None:
         chosen = background_words(entries)
     else:
-        chosen = _names(words, "background words")
-        targets = {_plain(name) for entry in entries for name in (entry.name, *entry.synonyms, *entry.prompts)}
-        if clash := [word for word in chosen if _plain(word) in targets]:
+        chosen = names_of(words, "background words")
+        targets = {plain(name) for entry in entries for name in (entry.name, *entry.synonyms, *entry.prompts)}
+        if clash := [word for word in chosen if plain(word) in targets]:
             raise ClassSetError(f"the background word {clash[0]!r} names a class or one of its synonyms; leave it out")
-    return BackgroundEntry(id, chosen, _color(value.get("color"), id, "background"))
+    return BackgroundEntry(id, chosen, color_of(value.get("color"), id, "background"))
 
 
 def background_words(entries: Iterable[ClassEntry]) -> tuple[str, ...]:
@@ -338,7 +318,7 @@ def background_words(entries: Iterable[ClassEntry]) -> tuple[str, ...]:
 
 def _tokens(text: str) -> set[str]:
     """Words of a text, and their singulars."""
-    words = re.findall(r"\w+", _plain(text))
+    words = re.findall(r"\w+", plain(text))
     return {*words, *(word.removesuffix("s") for word in words), *(word.removesuffix("es") for word in words)}
 
 
@@ -346,7 +326,7 @@ def _check_entries(entries: Sequence[ClassEntry], background: BackgroundEntry | 
     ids: dict[int, str] = {background.id: "background"} if background else {}
     names: dict[str, str] = {}
     for entry in entries:
-        if background and _plain(entry.name) == "background":
+        if background and plain(entry.name) == "background":
             raise ClassSetError(
                 "leave the class 'background' out: the set has one already, with id "
                 f"{background.id} (or write `background: false`)"

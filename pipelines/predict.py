@@ -3,6 +3,9 @@
     python pipelines/predict.py --model out/student --images photos/ --output out/masks
     python pipelines/predict.py --model s3://bucket/student --images voc:VOC2012 --split val --output s3://bucket/masks
 
+    python pipelines/predict.py --model out/student --images photos/ --output out/masks --classes classes.yaml
+
+--classes writes the ids of a class set that came after the student, read through the migrations that it records.
 Masks mirror the images' relative paths. Images that cannot be read are listed in OUTPUT/broken.jsonl, with the reason.
 The last line on stdout is one JSON object. Exit codes: 0 every readable image has a mask; 1 failed; 2 bad usage; 130
 and 143 stopped by SIGINT and SIGTERM.
@@ -12,7 +15,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -31,8 +34,15 @@ from pipelines.flow.progress import Progress, say
 from pipelines.flow.stop import Interrupted, stop_on_signals
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from models.students.card import StudentCard
     from models.students.predict import Picture, Predictor
     from pipelines.corpus.base import Asset
+
+    Ids = npt.NDArray[np.unsignedinteger]
+    Colors = npt.NDArray[np.uint8]
 
 PROGRESS_SECONDS = 5.0
 BROKEN_SHOWN = 20  # on stderr; broken.jsonl has them all
@@ -45,6 +55,10 @@ class PredictJobConfig(Section):
     images: str = Field(description="where the images are: a folder, an image, or any corpus of label_corpus.py")
     output: str = Field(description="folder or URL for the masks")
     split: str | None = Field(default=None, description="voc: a name in ImageSets/Segmentation, such as train or val")
+    classes: str | None = Field(
+        default=None,
+        description="class set whose ids the masks should have (see label_corpus.py); default: the student's",
+    )
     limit: int | None = Field(default=None, ge=1, description="only the first N images")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the student runs")
     threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of the student; 0: PyTorch's default")
@@ -104,7 +118,7 @@ class _Reader:
 
 def predict(config: PredictJobConfig) -> dict[str, Any]:
     """Write the masks. Raises UsageError for what cannot be used."""
-    from models.students.masks import mask_png, palette
+    from models.students.masks import mask_png
     from pipelines.corpus.base import CorpusError
     from pipelines.corpus.open import open_corpus
 
@@ -116,12 +130,13 @@ def predict(config: PredictJobConfig) -> dict[str, Any]:
     except CorpusError as error:
         raise UsageError(f"--images: {error}") from error
     output = storage.absolute(config.output)
+    translation, colors = _ids(predictor.card, config)
     reader = _Reader(_assets(corpus, config), predictor.size_px, config)
-    colors, written = palette(predictor.card), 0
+    written = 0
     progress = Progress("predict", total, PROGRESS_SECONDS)
     started = time.monotonic()
     for name, prediction in predictor.stream(reader):
-        storage.write_bytes(storage.join(output, name), mask_png(prediction.class_map, colors))
+        storage.write_bytes(storage.join(output, name), mask_png(translation(prediction.class_map), colors))
         written += 1
         progress.add(written + len(reader.broken) - progress.done, len(reader.broken) - progress.quarantined)
     progress.close()
@@ -137,6 +152,37 @@ def predict(config: PredictJobConfig) -> dict[str, Any]:
         "student": predictor.card.config.name,
         "student_digest": digest,
     }
+
+
+def _ids(card: "StudentCard", config: PredictJobConfig) -> tuple[Callable[["Ids"], "Ids"], "Colors"]:
+    """What turns the student's ids into those that the masks should have, and the palette of those."""
+    from models.students.masks import palette
+
+    if config.classes is None:
+        return lambda ids: ids, palette(card)
+    import numpy as np
+
+    from pipelines.classes import ClassSet, ClassSetError
+    from pipelines.evaluation.model import class_set
+    from pipelines.migrations import UNKNOWN, Translation
+
+    try:
+        wanted = ClassSet.load(config.classes)
+    except ClassSetError as error:
+        raise UsageError(f"--classes: {error}") from error
+    translation = Translation.of(class_set(card), wanted)
+    if translation.unmatched:
+        names = ", ".join(translation.unmatched)
+        raise UsageError(f"--classes: it knows nothing of the student's {names}: record their `migrations`")
+    colors = wanted.palette()
+    dtype = np.uint8 if len(colors) <= 255 else np.uint16
+    silent = np.iinfo(dtype).max  # as masks say that nothing is known
+
+    def translated(ids: "Ids") -> "Ids":
+        found = translation.ids(ids)
+        return np.where(found == UNKNOWN, silent, found).astype(dtype)
+
+    return translated, colors
 
 
 def _load(config: PredictJobConfig) -> tuple["Predictor", str]:

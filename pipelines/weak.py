@@ -76,6 +76,8 @@ def validate(
         for index, item in _numbered(weak.get(form), form, asset, problems):
             try:
                 kept.append(items.PARSERS[form](item, check))
+            except items.FormerClassError:
+                continue
             except items.UnknownClassError as error:
                 if not ignore:
                     problems.append(WeakProblem(asset, form, index, str(error)))
@@ -87,7 +89,7 @@ def validate(
     if "tags" in clean:
         clean["tags"] = _agreeing_tags(clean["tags"], asset, problems)
     if _complete(weak, asset, problems):
-        clean["tags_complete"] = True
+        clean |= _completed(clean.get("tags", []), class_set, check.unsaid)
     return {key: value for key, value in clean.items() if value}, problems
 
 
@@ -105,6 +107,16 @@ def _complete(weak: Mapping[str, Any], asset: str, problems: list[WeakProblem]) 
     if not isinstance(value, bool):
         problems.append(WeakProblem(asset, "tags_complete", -1, f"expected true or false, not {items.short(value)}"))
     return value is True
+
+
+def _completed(tags: list[Weak], class_set: ClassSet, unsaid: set[int]) -> Weak:
+    """Complete tags; where one of the `unsaid` classes is there, the absence of every other one is said singly."""
+    if not unsaid:
+        return {"tags_complete": True}
+    said = {tag["class"] for tag in tags}
+    silent = [entry.name for entry in class_set.classes if entry.id not in unsaid and entry.name not in said]
+    absent = [{"class": name, "present": False} for name in silent]
+    return {"tags": sorted([*tags, *absent], key=lambda tag: str(tag["class"]))}
 
 
 def _agreeing_tags(tags: list[Weak], asset: str, problems: list[WeakProblem]) -> list[Weak]:

@@ -24,13 +24,19 @@ class UnknownClassError(BadItemError):
     """A weak label of a class that the class set does not have."""
 
 
+class FormerClassError(UnknownClassError):
+    """A weak label of a class that was split or retired, as the class set records: it says nothing any more."""
+
+
 @dataclass
 class Check:
-    """What items are checked against. size: (height, width) or None. remarks: reasons that leave the item in use."""
+    """What items are checked against. size: (height, width) or None. remarks: reasons that leave the item in use.
+    unsaid: ids of classes of which an image's tags say that one of them is there."""
 
     class_set: ClassSet
     size: tuple[int, int] | None
     remarks: list[tuple[bool, str]] = field(default_factory=list)
+    unsaid: set[int] = field(default_factory=set)
 
     def take_remarks(self, ignore_unknown_classes: bool) -> list[str]:
         remarks, self.remarks = self.remarks, []
@@ -39,14 +45,22 @@ class Check:
     def class_name(self, value: object, background: bool = True) -> str:
         """The canonical name. Raises UnknownClassError, BadItemError."""
         row = self.class_set.index(value)
+        if row is None and self.class_set.lineage.silent(value):
+            raise FormerClassError(f"the class {short(value)} was split")
         if row is None:
             close = self.class_set.nearest(value)
             raise UnknownClassError(f"unknown class {short(value)}" + (f"; did you mean {close!r}?" if close else ""))
         if row >= 0:
             return self.class_set.classes[row].name
+        if not background and self.retired(value):
+            raise FormerClassError(f"the class {short(value)} was retired")
         if not background:
             raise BadItemError("background takes no tag or box")
         return "background"
+
+    def retired(self, value: object) -> bool:
+        own = self.class_set.background
+        return own is not None and self.class_set.lineage.retired(value, own.id)
 
 
 def short(value: object) -> str:
@@ -84,7 +98,16 @@ def _flag(item: Mapping[str, Any], key: str) -> bool:
 
 def _tag(item: object, check: Check) -> dict[str, Any]:
     entry = _mapping({"class": item} if isinstance(item, str | int) else item, ("class",))
-    return {"class": check.class_name(entry["class"], background=False), "present": _flag(entry, "present")}
+    present = _flag(entry, "present")
+    try:
+        name = check.class_name(entry["class"], background=False)
+    except FormerClassError:
+        # One of its parts is there, and nobody knows which: none of them is absent for want of a tag.
+        check.unsaid |= check.class_set.lineage.split_into(entry["class"]) if present else set()
+        raise
+    if not present and check.class_set.lineage.is_narrower(entry["class"]):
+        raise FormerClassError(f"without a {short(entry['class'])}, there may be a {name!r}")
+    return {"class": name, "present": present}
 
 
 def _inside(x: float, y: float, check: Check, what: str, tolerance: float = 0.0) -> tuple[float, float]:
@@ -175,6 +198,8 @@ def _map_ids(ids: object, check: Check) -> dict[str, str]:
             raise BadItemError(f"ids has the key {short(value)}, which is no pixel value in 0..65535")
         try:
             kept[str(int(value))] = check.class_name(name)
+        except FormerClassError:
+            continue
         except UnknownClassError as error:
             check.remarks.append((True, f"value {value} of the map: {error}"))
     return dict(sorted(kept.items(), key=lambda pair: int(pair[0])))

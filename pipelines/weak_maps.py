@@ -74,7 +74,9 @@ def _meaning(ids: Mapping[str, str] | None, class_set: ClassSet) -> dict[int, in
     """Pixel value -> class id."""
     if ids is None:
         table = {entry.id: entry.id for entry in class_set.classes}
-        return table | ({class_set.background.id: class_set.background.id} if class_set.background else {})
+        table |= {class_set.background.id: class_set.background.id} if class_set.background else {}
+        # People drew with the ids of their time; ids never change their meaning.
+        return dict(class_set.lineage.ids) | table
     meaning = {}
     for value, name in ids.items():
         row = class_set.index(name)

@@ -193,7 +193,8 @@ def blend_class_masks(scene: Scene, votes: Votes, masks: ClassMasks) -> None:
     for index, row in enumerate(scene.rows):
         own = masks.class_ids == scene.classes.ids[row]
         if own.any():
-            maps[index] = drawn[own].max(0)
+            # A student's probabilities add up where several of its classes became one.
+            maps[index] = np.minimum(drawn[own].sum(0), 1) if student else drawn[own].max(0)
             weight[index] = share * quality[own].max()
     votes.blend("student" if student else "mask", maps, weight[:, None, None])
 

@@ -9,6 +9,7 @@ from pipelines.evaluation.baselines import Baselines
 from pipelines.evaluation.gold import Gold, Indices, Matching, match
 from pipelines.evaluation.runs import PastRun
 from pipelines.evaluation.score import Score
+from pipelines.migrations import Translation
 from pipelines.stages.decide import read_png
 
 COLUMNS = ("asset", "run_id", "class_map", "confidence", "keep_threshold", "weak", "evidence_key")
@@ -31,7 +32,7 @@ class Comparison:
     """Adds up what label rows are worth. Rows without a gold mask are passed over."""
 
     def __init__(self, gold: Gold, runs: PastRuns, classes: ClassSet, baselines: bool) -> None:
-        self._gold, self._runs = gold, runs
+        self._gold, self._runs, self._classes = gold, runs, classes
         self._matching = match(gold.classes, classes, gold.ignore)
         self._matchings: dict[str, Matching] = {}
         self._score = Score(self._matching.names)
@@ -65,14 +66,23 @@ class Comparison:
 
     def _matching_of(self, run_id: str) -> Matching:
         if run_id not in self._matchings:
-            matching = match(self._gold.classes, self._runs[run_id].classes, self._gold.ignore)
+            matching = self._match(self._runs[run_id].classes)
             if matching.names != self._matching.names:
                 raise UsageError(
                     f"the labels of run {run_id} know other classes than the newest ones: label the whole corpus with "
-                    "one class set, or leave those images out (--gold.list, --exclude)"
+                    "one class set, record what changed as its migrations, or leave those images out (--gold.list, "
+                    "--exclude)"
                 )
             self._matchings[run_id] = matching
         return self._matchings[run_id]
+
+    def _match(self, classes: ClassSet) -> Matching:
+        """Labels of an older run are read through the migrations that the newest class set records."""
+        if self._classes.migrations and classes.digest != self._classes.digest:
+            translation = Translation.of(classes, self._classes)
+            if not translation.unmatched:
+                return self._matching.read_through(translation)
+        return match(self._gold.classes, classes, self._gold.ignore)
 
     def result(self) -> dict[str, Any]:
         """All numbers. Raises UsageError where nothing could be compared."""

@@ -4,17 +4,18 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipelines.classes import ClassSet
+from pipelines.classes import ClassEntry, ClassSet
 from pipelines.config import UsageError
 from pipelines.corpus.base import CorpusError, absolute, join, kind, walk
 from pipelines.corpus.read import read_bytes
 from pipelines.corpus.voc import MASKS, VocCorpus
+from pipelines.migrations import UNKNOWN, Translation, read_class
 
 IGNORED = -1
 Indices = npt.NDArray[np.int32]
@@ -143,13 +144,18 @@ class Matching:
         """Gold ids [H, W] as common indices; IGNORED where a pixel is not judged."""
         return _apply(self._gold, ids, IGNORED)
 
+    def read_through(self, translation: Translation) -> "Matching":
+        """The same for labels of an older class set, which `translation` reads as those that this is about."""
+        return replace(self, _label=self.label(translation.table))
+
     def label(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
         """Label ids [H, W] as common indices; len(names) where the class is none of the gold's."""
         return _apply(self._label, ids, len(self.names))
 
 
 def match(gold: ClassSet, label: ClassSet, ignore: int) -> Matching:
-    """Match by name and synonyms, in any case. Raises UsageError where no class of one is in the other."""
+    """Match by the migrations that either records, by name and synonyms, in any case. A gold class that was split
+    since is not judged. Raises UsageError where no class of one is in the other."""
     names: list[str] = []
     gold_of: dict[int, int] = {}
     label_of: dict[int, int] = {}
@@ -158,17 +164,22 @@ def match(gold: ClassSet, label: ClassSet, ignore: int) -> Matching:
         gold_of[gold.background.id] = label_of[label.background.id] = 0
     only_gold = []
     for entry in gold.classes:
-        index = next((i for i in map(label.index, (entry.name, *entry.synonyms)) if i is not None and i >= 0), None)
-        if index is None:
+        others = _counterparts(entry, gold, label)
+        if not others:
             only_gold.append(entry.name)
-            if label.background and gold.background:
+            split = read_class(label, entry.id, (entry.name, *entry.synonyms)) == UNKNOWN
+            if label.background and gold.background and not split:
                 gold_of[entry.id] = 0
             continue
-        other = label.classes[index]
-        if other.id in label_of:
-            raise UsageError(f"two gold classes match the label class {other.name!r}; one of them is {entry.name!r}")
-        gold_of[entry.id] = label_of[other.id] = len(names)
-        names.append(entry.name)
+        taken = [other for other in others if other.id in label_of]
+        if taken and not label.migrations:
+            raise UsageError(f"two gold classes match the label class {taken[0].name!r}; one of them is {entry.name!r}")
+        gold_of[entry.id] = label_of[taken[0].id] if taken else len(names)
+        if not taken:
+            # Gold classes that were merged since are judged as what they became.
+            merged = label.lineage.is_narrower(entry.name)
+            names.append(others[0].name if merged else entry.name)
+            label_of |= {other.id: gold_of[entry.id] for other in others}
     if len(names) == (1 if gold.background and label.background else 0):
         raise UsageError(
             f"no class of the gold masks ({', '.join(gold.names[:8])}…) is a class of the labels "
@@ -183,6 +194,17 @@ def match(gold: ClassSet, label: ClassSet, ignore: int) -> Matching:
         _table(gold_of, IGNORED),
         _table(label_of, len(names)),
     )
+
+
+def _counterparts(entry: ClassEntry, gold: ClassSet, label: ClassSet) -> list[ClassEntry]:
+    """The label classes that are a gold class: one, or several that were merged to it since."""
+    own = {other.id: other for other in label.classes}
+    found = read_class(label, entry.id, (entry.name, *entry.synonyms))
+    if found in own:
+        return [own[found]]
+    if not gold.migrations:
+        return []
+    return [o for o in label.classes if read_class(gold, o.id, (o.name, *o.synonyms)) == entry.id]
 
 
 def _table(index_of: dict[int, int], otherwise: int) -> npt.NDArray[np.int32]:

@@ -19,6 +19,7 @@ from pipelines.corpus.base import CorpusError
 from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, listing, observing, plan, second
 from pipelines.flow.observing import Known, Observed, timed
+from pipelines.flow.past import check_classes
 from pipelines.flow.progress import duration, say
 from pipelines.flow.publish import Proposal, Published, Publisher
 from pipelines.flow.run import Run, digest
@@ -125,6 +126,10 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         run.manifest.version()
     except Exception as error:
         raise UsageError(f"--output {config.output} cannot hold tables: {error}") from error
+    try:
+        check_classes(run.labels, run.output, classes)
+    except ClassSetError as error:
+        raise UsageError(f"--classes: {error}") from error
     return run, models
 
 
@@ -164,6 +169,7 @@ def _pools(run: Run, models: Models) -> list[Any]:
         config.observe.tile_above_px,
         config.images.max_pixels,
         config.images.read_threads,
+        run.forgotten,
     )
     return pools(config.pools, config.observe, models, run.layout.device, read, _chunk(run), threads=1)
 

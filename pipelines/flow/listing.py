@@ -51,12 +51,15 @@ def list_corpus(run: Run) -> list[Wanted]:
     config: LabelConfig = run.config
     progress = Progress("list", None, config.execution.progress_seconds)
     found: list[Wanted] = []
-    problems = 0
+    problems = left_out = 0
     corpus = open_corpus(config)
     own_corpus(run, corpus)
     for asset in corpus.list():
         if config.limit and len(found) >= config.limit:
             break
+        if run.forgotten.holds("asset", asset.asset) or run.forgotten.holds("uri", asset.uri):
+            left_out += 1
+            continue
         weak = weak_labels.select_forms(asset.weak, config.weak)
         told = weak_labels.hints(weak)
         weak, wrong = weak_labels.validate(weak, run.classes)
@@ -80,6 +83,8 @@ def list_corpus(run: Run) -> list[Wanted]:
         )
         progress.add(1)
     progress.close()
+    if left_out:
+        say(f"list: {left_out:,} images were forgotten and are left out; their files are still in the corpus")
     for remark in corpus.remarks():
         say(f"list: {remark}")
     if problems > TOLD_PROBLEMS:

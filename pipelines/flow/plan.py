@@ -70,7 +70,7 @@ def probe(run: Run, rows: Sequence[Wanted], models: Models) -> dict[str, float]:
     model = observers.ObserveAll(run.config.observe, models, run.layout.device)
     images = run.config.images
     observe = run.config.observe
-    config = ReadConfig(run.observe_id, observe.picture_px, observe.tile_above_px, images.max_pixels, 1)
+    config = ReadConfig(run.observe_id, observe.picture_px, observe.tile_above_px, images.max_pixels, 1, run.forgotten)
     reader = ReadStage(config)
     step = max(1, len(rows) // (PROBE_IMAGES + 1))
     seconds, size, done = 0.0, 0, 0

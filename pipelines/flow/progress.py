@@ -7,19 +7,22 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts images done, and says the rate, the time left and how many went to quarantine.
+    """Counts images (or what `unit` says) done, and says the rate, the time left and how many went to quarantine.
 
     total: images, None if unknown. workers: how many bring results at once.
     """
 
-    def __init__(self, step: str, total: int | None, every_seconds: float, workers: int = 1) -> None:
+    def __init__(
+        self, step: str, total: int | None, every_seconds: float, workers: int = 1, unit: str = "image"
+    ) -> None:
         self.step, self.total, self.every_seconds, self.workers = step, total, every_seconds, workers
+        self.unit = unit
         self.results = 0
         self.done = self.quarantined = 0
         self.started = self.last = time.monotonic()
         # The rate counts from when every worker had time for a first result: before, they start and load models.
         self.first: tuple[float, int] | None = None
-        self.bar = tqdm(total=total, desc=step, unit="image", disable=not sys.stderr.isatty())
+        self.bar = tqdm(total=total, desc=step, unit=unit, disable=not sys.stderr.isatty())
 
     def add(self, images: int, quarantined: int = 0) -> None:
         self.done += images
@@ -47,10 +50,10 @@ class Progress:
         rate = self.rate
         more = f", {self.quarantined} quarantined" if self.quarantined else ""
         if self.total is None:
-            say(f"{self.step}: {self.done:,} images, {rate:.1f} images/s{more}")
+            say(f"{self.step}: {self.done:,} {self.unit}s, {rate:.1f} {self.unit}s/s{more}")
             return
         eta = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
-        say(f"{self.step}: {self.done:,}/{self.total:,} images, {rate:.1f} images/s, ETA {eta}{more}")
+        say(f"{self.step}: {self.done:,}/{self.total:,} {self.unit}s, {rate:.1f} {self.unit}s/s, ETA {eta}{more}")
 
     def close(self) -> None:
         self.bar.close()

@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.execution import Layout
+from pipelines.forgetting.memory import Forgotten
 from pipelines.tables.evidence import EvidenceStore
 from pipelines.tables.human import HumanTable
 from pipelines.tables.labels import LabelTable
@@ -44,6 +46,11 @@ class Run:
         self.human = HumanTable(storage.join(self.output, "human"))
         self.quarantine = QuarantineTable(storage.join(self.output, "quarantine"))
         self.folder = storage.join(self.output, "runs", self.run_id)
+
+    @cached_property
+    def forgotten(self) -> Forgotten:
+        """The images that are to be left out."""
+        return Forgotten.load(self.output)
 
     def label_key(
         self, evidence_key: str, weak_digest: str, second_keys: Sequence[str] = (), human: Sequence[str] = ()

@@ -16,6 +16,7 @@ from pipelines.config import UsageError
 from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import Known, look_up
 from pipelines.flow.run import Run, digest
+from pipelines.migrations import read_class
 from pipelines.references import ModelReferenceError, Resolved, resolve_student
 from pipelines.stages.heat import TEXT_MATCH, HeatStage, HeatStageConfig
 from pipelines.stages.observe import PoolConfig, pool_columns
@@ -56,9 +57,11 @@ class Second:
 
     def _read(self) -> ReadConfig:
         config = self.first.config
-        images = config.images
+        images, forgotten = config.images, self.run.forgotten
         # 0: an image that is tiled when it is observed is asked about as a whole.
-        return ReadConfig(self.run.observe_id, config.observe.picture_px, 0, images.max_pixels, images.read_threads)
+        return ReadConfig(
+            self.run.observe_id, config.observe.picture_px, 0, images.max_pixels, images.read_threads, forgotten
+        )
 
 
 @dataclass
@@ -126,8 +129,9 @@ class Student(Second):
 
 
 def _same_names(known: Sequence[tuple[int, str]], classes: ClassSet) -> dict[int, int]:
-    rows = [(number, classes.index(name)) for number, name in known]
-    return {number: classes.classes[row].id for number, row in rows if row is not None and row >= 0}
+    own = {entry.id for entry in classes.classes}
+    found = {number: read_class(classes, number, [name]) for number, name in known}
+    return {number: id for number, id in found.items() if id is not None and id in own}
 
 
 def kinds(run: Run) -> list[Second]:

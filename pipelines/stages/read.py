@@ -2,9 +2,10 @@
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.corpus.read import read_bytes
+from pipelines.forgetting.memory import Forgotten
 from pipelines.stages.base import Record, StageSpec
 from pipelines.stages.decode import BadImage, decode
 
@@ -18,13 +19,15 @@ SPEC = StageSpec(
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """observe_id: digest of what makes the numbers; picture_px, tile_above_px: as in ObserveConfig."""
+    """observe_id: digest of what makes the numbers; picture_px, tile_above_px: as in ObserveConfig. forgotten: images
+    that are left out by their bytes, whatever they are called now."""
 
     observe_id: str
     picture_px: int
     tile_above_px: int
     max_pixels: int
     threads: int
+    forgotten: Forgotten = field(default_factory=Forgotten)
 
 
 def evidence_key(digest: str, observe_id: str, hints_digest: str) -> str:
@@ -50,7 +53,11 @@ class ReadStage:
                 raise BadImage("vanished", "the file was listed but is not there any more") from error
             except PermissionError as error:
                 raise BadImage("no_permission", f"the file may not be read ({error})") from error
-            record["digest"] = hashlib.sha256(data).hexdigest()
+            digest = hashlib.sha256(data).hexdigest()
+            if self.config.forgotten.holds("digest", digest):
+                # Its digest is written nowhere again.
+                raise BadImage("forgotten", "these are the bytes of an image that was forgotten: delete the file")
+            record["digest"] = digest
             record["evidence_key"] = evidence_key(record["digest"], self.config.observe_id, record["hints_digest"])
             picture = decode(data, self.config.picture_px, self.config.max_pixels, self.config.tile_above_px)
         except BadImage as error:

@@ -10,14 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import storage
+from pipelines import weak as weak_labels
 from pipelines.classes import ClassSet
 from pipelines.config import UsageError
 from pipelines.corpus.read import open_parquet
 from pipelines.evaluation.runs import PastRun
+from pipelines.migrations import Translation
 from pipelines.tables.labels import LabelTable
 from pipelines.training.config import TrainConfig
 from pipelines.training.plan import Images
-from pipelines.training.targets import PRESENT, Channels, LabelOptions, LabelSource, tags
+from pipelines.training.targets import PRESENT, Channels, LabelOptions, LabelSource, look_up, tags
 
 LIGHT = ["asset", "sequence", "removed", "uri", "digest", "mean_confidence", "class_set_digest", "run_id"]
 WEAK_FORMS = ("points", "scribbles", "boxes", "maps")
@@ -49,22 +51,21 @@ def open_labels(config: TrainConfig, snapshot: int | None, number: int) -> Label
     rows = _newest(_light(files, [*LIGHT, "weak" if weak else "areas"]))
     if not rows.num_rows:
         raise UsageError(f"--labels: snapshot {version} of {output} has no label")
-    if len(pc.unique(rows["class_set_digest"])) > 1:
-        raise UsageError(
-            f"the labels in {output} know different classes: label the whole corpus with one class set, by running "
-            "label_corpus.py once more"
-        )
     # Run ids begin with the time, so the last one says what the classes are now.
     past = PastRun.load(output, pc.max(rows["run_id"]).as_py())
     classes = past.classes
     channels = Channels.of(classes)
+    tables, which = _tables(output, rows, classes, channels)
     if weak:
         areas, said = _weak_areas(rows["weak"].to_pylist(), classes, channels)
         if not said.any():
             raise UsageError("data.targets is weak, but no label row carries points, scribbles, boxes or maps")
-        rows, areas = rows.filter(pa.array(said)), areas[said]
+        rows, areas, which = rows.filter(pa.array(said)), areas[said], which[said]
     else:
-        areas = _areas(rows["areas"].combine_chunks(), channels)
+        areas = np.zeros((rows.num_rows, len(channels)), np.float16)
+        for number, channel_of in enumerate(tables):
+            own = which == number
+            areas[own] = _areas(rows["areas"].combine_chunks().filter(pa.array(own)), channel_of, len(channels))
     data = config.data
     options = LabelOptions(
         data.targets, data.keep, data.min_confidence, data.confidence_weight, data.point_radius, data.box_fill
@@ -81,9 +82,8 @@ def open_labels(config: TrainConfig, snapshot: int | None, number: int) -> Label
         np.nan_to_num(rows["mean_confidence"].to_numpy(), nan=1.0).astype(np.float32),
         rows["digest"].fill_null("").combine_chunks(),
     )
-    return LabelImages(
-        images, LabelSource(files, place, classes, channels, options), classes, version, past.config.corpus
-    )
+    source = LabelSource(files, place, classes, channels, options, tables, which)
+    return LabelImages(images, source, classes, version, past.config.corpus)
 
 
 def _light(files: list[str], columns: list[str]) -> pa.Table:
@@ -113,16 +113,43 @@ def _newest(rows: pa.Table) -> pa.Table:
     return rows.filter(pa.array(keep))
 
 
-def _areas(column: Any, channels: Channels) -> npt.NDArray[np.float16]:
-    """float16 [N, C]: the share of the image that each channel keeps."""
-    out = np.zeros((len(column), len(channels)), np.float16)
+def _tables(
+    output: str, rows: pa.Table, classes: ClassSet, channels: Channels
+) -> tuple[list[npt.NDArray[np.int16]], npt.NDArray[np.int8]]:
+    """Channel by class id for every class set that the rows were made with, and int8 [N], which of them is whose.
+
+    Older ones are read through the migrations that the newest records. Raises UsageError where those do not say it.
+    """
+    digests = rows["class_set_digest"].fill_null("")
+    kinds = pc.unique(digests).to_pylist()
+    tables, which = [], np.zeros(rows.num_rows, np.int8)
+    for number, digest in enumerate(kinds):
+        mask = pc.equal(digests, digest)
+        which[mask.to_numpy(zero_copy_only=False)] = number
+        if len(kinds) == 1:
+            return [channels.table], which
+        old = PastRun.load(output, pc.max(rows["run_id"].filter(mask)).as_py()).classes
+        translation = Translation.of(old, classes)
+        if old.digest != classes.digest and (translation.unmatched or not classes.migrations):
+            raise UsageError(
+                f"the labels in {output} know different classes: label the whole corpus with one class set, by running "
+                "label_corpus.py once more, or record as `migrations:` of the class set what became of "
+                f"{', '.join(translation.unmatched) or 'its classes'}"
+            )
+        tables.append(look_up(channels.table, translation.table))
+    return tables, which
+
+
+def _areas(column: Any, table: npt.NDArray[np.int16], count: int) -> npt.NDArray[np.float16]:
+    """float16 [N, C]: the share of the image that each channel keeps. table: channel by class id."""
+    out = np.zeros((len(column), count), np.float16)
     parents = pc.list_parent_indices(column).to_numpy()
     flat = column.flatten()
     ids = flat.field("class_id").to_numpy()
-    known = ids < len(channels.table)
-    channel = np.where(known, channels.table[np.where(known, ids, 0)], -1)
+    channel = look_up(table, ids)
     use = channel >= 0
-    out[parents[use], channel[use]] = flat.field("area").to_numpy()[use]
+    # Classes that were merged add up.
+    np.add.at(out, (parents[use], channel[use]), flat.field("area").to_numpy()[use])
     return out
 
 
@@ -133,7 +160,7 @@ def _weak_areas(
     areas = np.zeros((len(weak), len(channels)), np.float16)
     said = np.zeros(len(weak), bool)
     for row, text in enumerate(weak):
-        record = json.loads(text or "{}")
+        record, _ = weak_labels.validate(json.loads(text or "{}"), classes)
         said[row] = any(record.get(form) for form in WEAK_FORMS)
         areas[row, tags(record, classes, channels) == PRESENT] = 1
         for form in WEAK_FORMS[:3]:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines import storage
 from pipelines.classes import ClassSet, ClassSetError
 from pipelines.config import ImagesConfig, UsageError
 from pipelines.corpus.base import Asset, CorpusError
 from pipelines.evaluation.gold import read_names
+from pipelines.forgetting.memory import Forgotten
 from pipelines.training.config import TrainConfig
 from pipelines.training.gold_source import GoldImages, open_gold_images
 from pipelines.training.groups import groups, split
@@ -149,7 +151,7 @@ class _Corpus:
 def _unlabeled(
     config: TrainConfig, gold: GoldImages | None, known: list[Images], exclude: set[str], remarks: list[str]
 ) -> list[Images]:
-    """Images without targets, without those that have one or are excluded."""
+    """Images without targets, without those that have one, are excluded, or were forgotten where the labels are."""
     from pipelines.corpus.open import open_corpus
 
     found: list[Asset] = []
@@ -158,7 +160,9 @@ def _unlabeled(
     if config.unlabeled is not None:
         found += open_corpus(_Corpus(config.unlabeled, config.unlabeled_split)).list()
     taken = {uri for part in known for uri in part.uris.to_pylist()}
+    memory = Forgotten.load(storage.absolute(config.labels)) if config.labels else Forgotten()
     free = [asset for asset in found if asset.uri not in taken and not _names(asset.asset) & exclude]
+    free = [a for a in free if not memory.holds("uri", a.uri) and not memory.holds("asset", a.asset)]
     rows: dict[str, Asset] = {asset.uri: asset for asset in free}
     if found and not rows:
         raise UsageError("every unlabeled image has a label or a mask, or is excluded: leave --unlabeled out")

@@ -16,6 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from models.students.augment import IGNORE
+from pipelines import weak as weak_labels
 from pipelines.classes import ClassSet
 from pipelines.corpus.read import open_parquet, read_bytes
 
@@ -141,13 +142,16 @@ class LabelOptions:
 
 @dataclass
 class LabelSource:
-    """Rows of a label table. files: Parquet files. place: int32 [n, 3], file, row group and row in it of each item."""
+    """Rows of a label table. files: Parquet files. place: int32 [n, 3], file, row group and row in it of each item.
+    tables: channel by class id, for each class set that rows were made with. which: int8 [n], whose table it is."""
 
     files: Sequence[str]
     place: npt.NDArray[np.int32]
     classes: ClassSet
     channels: Channels
     options: LabelOptions
+    tables: Sequence[npt.NDArray[np.int16]]
+    which: npt.NDArray[np.int8]
     groups_kept: int = 24
     _groups: "OrderedDict[tuple[int, int], Any]" = field(default_factory=OrderedDict, repr=False)
     _open: dict[int, Any] = field(default_factory=dict, repr=False)
@@ -156,11 +160,13 @@ class LabelSource:
         row = self._row(item)
         check_aspect((row["height"], row["width"]), size, "the label")
         weak = json.loads(row["weak"] or "{}")
+        if len(self.tables) > 1:
+            weak = weak_labels.validate(weak, self.classes)[0]  # said of classes that may be others since
         if self.options.targets == "weak":
             from pipelines.training.weak_targets import draw
 
             return draw(weak, self.classes, self.channels, (row["height"], row["width"]), size, self.options)
-        channels = look_up(self.channels.table, nearest(_png(row["class_map"]), size))
+        channels = look_up(self.tables[self.which[item]], nearest(_png(row["class_map"]), size))
         return Target(channels, self._weight(row, size), tags(weak, self.classes, self.channels))
 
     def _weight(self, row: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from models.losses.teachers import ClipTeacher, EnsembleTeacher, FrozenTeacher, 
 from models.students.card import StudentCard, load_student
 from pipelines.classes import ClassSet
 from pipelines.config import UsageError
+from pipelines.migrations import read_class
 from pipelines.references import ModelReferenceError, resolve, resolve_student
 from pipelines.tracking import choose_store
 from pipelines.training.config import TrainConfig
@@ -38,8 +39,8 @@ def _teacher(reference: str, classes: ClassSet, registry: str) -> FrozenTeacher:
 def _student(reference: str, classes: ClassSet, registry: str) -> StudentTeacher:
     student, card = load_student(resolve_student(reference, tracking_uri=registry).path)
     wanted = _names(classes)
-    if _channels(card) != wanted:
-        raise ValueError(f"its classes are {', '.join(_channels(card))}; those to learn are {', '.join(wanted)}")
+    if _channels(card, classes) != wanted:
+        raise ValueError(f"its classes are {', '.join(card.names)}; those to learn are {', '.join(wanted)}")
     return StudentTeacher(student)
 
 
@@ -55,5 +56,10 @@ def _names(classes: ClassSet) -> list[str]:
     return (["background"] if classes.background else []) + classes.names
 
 
-def _channels(card: StudentCard) -> list[str]:
-    return list(card.names)
+def _channels(card: StudentCard, classes: ClassSet) -> list[str]:
+    """What the classes call the student's channels: the names that they have now, where they were renamed."""
+    now = {entry.id: entry.name for entry in classes.classes}
+    first = int(card.background)
+    read = [read_class(classes, id, [name]) for id, name in list(zip(card.ids, card.names, strict=True))[first:]]
+    told = [name if id is None else now.get(id, name) for id, name in zip(read, card.names[first:], strict=True)]
+    return [*card.names[:first], *told]

@@ -1,0 +1,239 @@
+"""Forgetting from beginning to end: who is meant, remember, remove, look again, tell."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipelines import storage
+from pipelines.config import UsageError
+from pipelines.flow.progress import Progress, say
+from pipelines.flow.stop import RunFailed
+from pipelines.forgetting import delta, files, identity, parquet, reach
+from pipelines.forgetting.aliases import Alias, find, with_aliases
+from pipelines.forgetting.config import ForgetConfig
+from pipelines.forgetting.memory import FILE, Forgotten
+from pipelines.forgetting.names import Names
+from pipelines.tracking import choose_store
+
+# What is being removed, in clear, while it is being removed: a killed run goes on from here. It is gone at the end.
+PENDING = "forgetting.json"
+PROGRESS_SECONDS = 5.0
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """A Delta table or a single file below a root. paths: of a table's files, below it; none for a file."""
+
+    root: str
+    path: str
+    paths: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        return storage.join(self.root, self.path)
+
+    @property
+    def kind(self) -> str:
+        """What a summary calls it: the first folder below the root."""
+        first = self.path.partition("/")[0]
+        return first if self.paths or "/" in self.path else PurePosixPath(self.path).suffix.lstrip(".") or first
+
+
+@dataclass
+class Work:
+    """What one forgetting is about. roots: the output first, then other folders. unreachable: what it cannot remove.
+    aliases: what exports and reviews call the images."""
+
+    names: Names
+    roots: list[str]
+    unreachable: reach.Unreachable = field(default_factory=reach.Unreachable)
+    aliases: list[Alias] = field(default_factory=list)
+
+    def names_in(self, place: Place) -> Names:
+        """The names that count there."""
+        return with_aliases(self.names, [alias for alias in self.aliases if alias.covers(place.root, place.path)])
+
+    def to_json(self) -> bytes:
+        names = {key: sorted(getattr(self.names, key)) for key in ("assets", "uris", "digests", "others")}
+        told = {"unreachable": asdict(self.unreachable), "aliases": [asdict(alias) for alias in self.aliases]}
+        return json.dumps({"names": names, "roots": self.roots, **told}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Work":
+        found = json.loads(data)
+        told = found["unreachable"]
+        told["students"] = [reach.Student(**student) for student in told["students"]]
+        names = Names(**{key: set(values) for key, values in found["names"].items()})
+        aliases = [Alias(**alias) for alias in found["aliases"]]
+        return cls(names, found["roots"], reach.Unreachable(**told), aliases)
+
+    def __add__(self, other: "Work") -> "Work":
+        names = Names(
+            *(getattr(self.names, key) | getattr(other.names, key) for key in ("assets", "uris", "digests", "others"))
+        )
+        names.others -= names.all
+        mine, theirs = asdict(self.unreachable), asdict(other.unreachable)
+        both = {key: list(getattr(self.unreachable, key)) for key in mine}
+        for key in theirs:
+            both[key] += [item for item in getattr(other.unreachable, key) if item not in both[key]]
+        roots = list(dict.fromkeys(self.roots + other.roots))
+        aliases = list(dict.fromkeys(self.aliases + other.aliases))
+        return Work(names, roots, reach.Unreachable(**both), aliases)
+
+
+def forget(config: ForgetConfig) -> dict[str, Any]:
+    """Forget, and return the summary. Raises UsageError, and RunFailed where something is left."""
+    output = storage.absolute(config.output)
+    paths = list_paths(output)
+    if not paths:
+        raise UsageError(f"--output: {output} holds nothing")
+    work = _work(config, output, paths)
+    if config.dry_run:
+        counts = _pass(work, apply=False)[0]
+        return _summary(config, work, counts, [])
+    storage.write_bytes(storage.join(output, PENDING), work.to_json())
+    if config.remember:
+        # First of all: from now on no run brings the image back, whatever becomes of this one.
+        Forgotten.load(output).remember(output, _marks(work.names))
+    counts = _pass(work, apply=True)[0]
+    left = _pass(work, apply=False)[1]
+    summary = _summary(config, work, counts, left)
+    if left:
+        raise RunFailed(
+            f"{len(left)} places still hold the image, such as {left[0]}; they were not in a form that is known. "
+            "Remove them by hand, then run the same command again"
+        )
+    storage.remove(storage.join(output, PENDING))
+    return summary
+
+
+def _work(config: ForgetConfig, output: str, paths: list[str]) -> Work:
+    pending = storage.join(output, PENDING)
+    before = Work.from_json(storage.read_bytes(pending)) if storage.exists(pending) else None
+    if before is not None:
+        say(f"forget: goes on with {len(before.names.assets):,} images of an interrupted run")
+        if not config.asset and not config.uri:
+            return before
+    elif not config.asset and not config.uri:
+        raise UsageError("nothing to forget: give --asset or --uri (no interrupted run is waiting either)")
+    roots = [output, *(storage.absolute(folder) for folder in config.also)]
+    rows = identity.known_rows(output, paths)
+    subject = identity.identify(rows, config.asset, config.uri)
+    work = Work(subject.names, roots)
+    work.aliases = [alias for root in roots for alias in find(root, list_paths(root), subject.names)]
+    _check(config, output, rows, work)
+    for asset in subject.same_bytes:
+        say(f"forget: {asset} has the same bytes and is forgotten too")
+    if subject.kept_digests:
+        say(f"forget: {subject.kept_digests} earlier contents are those of other images too, and stay with them")
+    snapshots = reach.snapshots_with(output, subject.names)
+    work.unreachable = reach.Unreachable(
+        reach.students_around(output, snapshots),
+        reach.mlflow(choose_store(config.tracking_uri, output)[0], output, snapshots),
+        reach.photographs(subject.names),
+        reach.remarks(output),
+    )
+    return work if before is None else before + work
+
+
+def _check(config: ForgetConfig, output: str, rows: Any, work: Work) -> None:
+    """Names that no table knows were forgotten before, or stand in a page or a file; all others are mistakes."""
+    known = set(rows["asset"].to_pylist()) | set(rows["uri"].to_pylist())
+    memory = Forgotten.load(output)
+    told = [("asset", name) for name in config.asset] + [("uri", name) for name in config.uri]
+    unknown = [name for kind, name in told if name not in known and not memory.holds(kind, name)]
+    if unknown and not _pass(work, apply=False)[1]:
+        identity.check_known(rows, config.asset, config.uri, unknown)
+
+
+def _marks(names: Names) -> list[tuple[str, str]]:
+    # The address of a Parquet cell is a row number, which may be another image's tomorrow; its digest is remembered.
+    own = {"asset": names.assets, "uri": names.uris, "digest": names.digests}
+    return [
+        (kind, value) for kind, values in own.items() for value in values if kind == "digest" or "#row=" not in value
+    ]
+
+
+def list_paths(root: str) -> list[str]:
+    """Paths of all files below a folder, sorted."""
+    fs, path = storage.filesystem(root)
+    base = path.rstrip("/") + "/"
+    return sorted(str(found).removeprefix(base) for found in fs.find(path)) if fs.isdir(path) else []
+
+
+def places(root: str) -> Iterator[Place]:
+    """Every table and every other file below a folder; what forgetting itself keeps there is left out."""
+    paths = [path for path in list_paths(root) if path not in (FILE, PENDING)]
+    marker = f"/{delta.LOG}/"
+    tables = sorted({path.partition(marker)[0] for path in paths if marker in path})
+    inside: dict[str, list[str]] = {table: [] for table in tables}
+    single = []
+    for path in paths:
+        parents = [str(parent) for parent in PurePosixPath(path).parents]
+        owner = next((parent for parent in parents if parent in inside), None)
+        if owner is None:
+            single.append(path)
+        else:
+            inside[owner].append(path.removeprefix(owner + "/"))
+    yield from (Place(root, table, tuple(inside[table])) for table in tables)
+    yield from (Place(root, path) for path in single)
+
+
+def _pass(work: Work, apply: bool) -> tuple[Counter[str], list[str]]:
+    """Go through everything. Returns what was found, by kind, and where."""
+    everything = [place for root in work.roots for place in places(root)]
+    progress = Progress("forget" if apply else "search", len(everything), PROGRESS_SECONDS, unit="file")
+    counts: Counter[str] = Counter()
+    where = []
+    for place in everything:
+        found = _table(place, work.names, apply) if place.paths else _file(place, work, apply)
+        if found:
+            counts[place.kind] += found
+            where.append(place.address)
+        progress.add(1)
+    progress.close()
+    return counts, where
+
+
+def _table(place: Place, names: Names, apply: bool) -> int:
+    found = delta.look(place.address, list(place.paths), names)
+    if apply and (found.places or found.statistics):
+        delta.clean(place.address, list(place.paths), found, names)
+    return found.places
+
+
+def _file(place: Place, work: Work, apply: bool) -> int:
+    names = work.names_in(place)
+    aliased = any(a.covers(place.root, place.path) and a.is_of_image(place.path) for a in work.aliases)
+    if aliased or files.is_of_image(place.path, work.names):
+        if apply:
+            storage.remove(place.address)
+        return 1
+    if place.path.endswith(".parquet"):
+        found = parquet.look(place.address, names)
+        if apply and found:
+            parquet.without(place.address, place.address, names)
+        return found.rows + found.cells
+    data = storage.read_bytes(place.address)
+    if not files.mentions(place.path, data, names):
+        return 0
+    clean = files.cleaner(place.path)
+    if clean is not None and apply:
+        storage.write_bytes(place.address, clean(data, names))
+    return 1
+
+
+def _summary(config: ForgetConfig, work: Work, counts: Counter[str], left: Iterable[str]) -> dict[str, Any]:
+    return {
+        "images": len(work.names.assets),
+        "dry_run": config.dry_run,
+        "removed": dict(sorted(counts.items())),
+        "remembered": config.remember and not config.dry_run,
+        "unreachable": work.unreachable.lines(),
+        "left": list(left),
+        "output": storage.absolute(config.output),
+    }

@@ -1,0 +1,135 @@
+"""What forgetting cannot reach: students that learned from the image, MLflow's copies, the photograph itself."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import storage
+from pipelines.corpus.base import kind
+from pipelines.forgetting.names import Names
+from pipelines.tables.labels import LabelTable
+from pipelines.training.record import RECORD, SUMMARY
+
+# How far around the output trained students are looked for.
+AROUND = ("*", "*/*")
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student. snapshot: of the labels it learned from."""
+
+    folder: str
+    snapshot: int | None
+
+
+@dataclass
+class Unreachable:
+    """students: that learned from a snapshot with the image. mlflow: lines about runs. photographs: addresses at which
+    the image itself still lies. remarks: what else a person should think of."""
+
+    students: list[Student] = field(default_factory=list)
+    mlflow: list[str] = field(default_factory=list)
+    photographs: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        told = [f"student {s.folder}: learned from snapshot {s.snapshot}, which had the image" for s in self.students]
+        told += self.mlflow
+        told += [f"the photograph itself: {address}" for address in self.photographs]
+        return told + self.remarks
+
+
+def snapshots_with(output: str, names: Names) -> list[int]:
+    """Versions of the label table in which the image has a label."""
+    table = LabelTable(storage.join(output, "labels"))
+    newest = table.version()
+    told = {}
+    for address in storage.list_files(table.url):
+        if address.endswith(".parquet"):
+            rows = storage.read_parquet(address, ["asset", "sequence", "removed"])
+            about = rows.filter(pc.is_in(rows["asset"], value_set=pa.array(sorted(names.assets), pa.string())))
+            if about.num_rows:
+                told[address.rpartition("/")[2]] = about.to_pylist()
+    found = []
+    for version in range(0 if newest is None or not told else newest + 1):
+        try:
+            files = table.files(version)
+        except Exception:  # deltalake's errors are of no common kind; what is gone cannot be trained on either
+            continue
+        last: dict[str, tuple[int, bool]] = {}
+        for row in (row for file in files for row in told.get(file.rpartition("/")[2], [])):
+            last[row["asset"]] = max(last.get(row["asset"], (-1, True)), (row["sequence"], not row["removed"]))
+        if any(labeled for sequence, labeled in last.values() if sequence >= 0):
+            found.append(version)
+    return found
+
+
+def students_around(output: str, snapshots: list[int]) -> list[Student]:
+    """Trainings in folders beside the output, and in it, that learned from one of its snapshots."""
+    fs, path = storage.filesystem(output)
+    parent = path.rstrip("/").rpartition("/")[0]
+    found = {}
+    for pattern in AROUND:
+        for base in (parent, path.rstrip("/")):
+            for record in fs.glob(f"{base}/{pattern}/{RECORD}"):
+                student = _student(fs, str(record), output)
+                if student is not None and student.snapshot in snapshots:
+                    found[student.folder] = student
+    return [found[folder] for folder in sorted(found)]
+
+
+def _student(fs: Any, record: str, output: str) -> Student | None:
+    try:
+        content = json.loads(fs.cat_file(record))
+        labels, snapshot = content["learned"].get("labels", ""), content.get("snapshot")
+    except (ValueError, KeyError, OSError, AttributeError):
+        return None
+    folder = record.removesuffix("/" + RECORD)
+    if fs.exists(f"{folder}/{SUMMARY}"):
+        snapshot = json.loads(fs.cat_file(f"{folder}/{SUMMARY}")).get("snapshot", snapshot)
+    same = labels and (storage.absolute(labels) == output or output.endswith("/" + labels.strip("./")))
+    return Student(folder, snapshot) if same else None
+
+
+def mlflow(tracking_uri: str, output: str, snapshots: list[int]) -> list[str]:
+    """Lines about runs whose files show images of the output, and about models that learned from such a snapshot."""
+    from pipelines.tracking_about import runs_about
+
+    try:
+        runs = runs_about(tracking_uri, output)
+    except Exception as error:  # whatever MLflow raises
+        return [f"MLflow at {tracking_uri}, which could not be asked ({type(error).__name__})"]
+    told = []
+    for run in runs:
+        if run.snapshot in snapshots and run.models:
+            told.append(f"MLflow models {', '.join(run.models)}: learned from snapshot {run.snapshot}")
+        showing = [file for file in run.files if file.endswith((".png", ".html", ".json", ".csv"))]
+        if showing:
+            told.append(
+                f"MLflow run {run.run_id} ({run.job}): {len(showing)} files such as {showing[0]}, which may show it; "
+                f"`mlflow runs delete --run-id {run.run_id}` and `mlflow gc` remove them"
+            )
+    return told
+
+
+def photographs(names: Names) -> list[str]:
+    """Addresses at which a file still lies."""
+    found = []
+    for uri in sorted(names.uris):
+        try:
+            there = not uri.startswith("data:") and kind(uri.partition("#row=")[0]) == "file"
+        except OSError:
+            there = True  # Nobody can say; better one line too many.
+        if there:
+            found.append(uri)
+    return found
+
+
+def remarks(output: str) -> list[str]:
+    told = ["copies that were made outside of the output: exports, backups, what people downloaded"]
+    if "://" in output:
+        told.append("older versions of the objects, where the bucket keeps versions: expire them")
+    return told
