@@ -54,6 +54,7 @@ def label_corpus(config: LabelConfig) -> Outcome:
     except CorpusError as error:
         raise UsageError(str(error)) from error
     known = observing.look_up(run, rows, merge=not config.dry_run)
+    run.counts = {"wanted": len(rows), "evidence_reused": len(known.evidence), "quarantined": len(known.bad)}
     if config.dry_run:
         return _dry_run(run, kinds, rows, known, models)
     _record_inputs(run)
@@ -67,6 +68,7 @@ def label_corpus(config: LabelConfig) -> Outcome:
         say("observe: " + observing.describe(observed))
     _second(run, kinds, rows, known, models, observed)
     todo = deciding.plan(run, rows, known)
+    run.counts["labels_reused"] = todo.reused
     decided = timed(run, "decide", lambda: _decide(run, todo, models, kinds))
     run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
     return _finish(run, rows, known, observed, decided, todo)
@@ -118,19 +120,21 @@ def _classes(config: LabelConfig) -> ClassSet:
 
 def _layout(config: LabelConfig) -> execution.Layout:
     options = config.execution
+    share = options.gpu_share
     if options.ray_address or execution.inside_cluster():
         _start_ray(config)
         cpus, gpus = execution.cluster_resources()
     else:
         cpus, gpus = execution.local_resources()
+        share = share if gpus else 0.0  # Nobody will bring this machine a GPU.
     try:
-        return execution.layout(cpus, gpus, options.device, options.actors, options.rows_per_shard)
+        return execution.layout(cpus, gpus, options.device, options.actors, options.rows_per_shard, share)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
 def _start_ray(config: LabelConfig) -> None:
-    execution.start_ray(config.execution.ray_address, config.execution.object_store_mb)
+    execution.start_ray(config.execution.ray_address, config.execution.object_store_mb, config.execution.metrics_port)
     # Ray puts handlers of its own in the place of ours, and dies of SIGTERM with an abort.
     stop_on_signals()
 

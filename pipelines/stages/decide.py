@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ SUMMARY = pa.schema(
         ("file", pa.string()),
         ("size_bytes", pa.int64()),
         ("weak_problems", pa.int64()),
+        ("pool_seconds", pa.float64()),
         ("failures", pa.string()),  # JSON list of [asset, stage, reason]
     ]
 )
@@ -93,6 +95,7 @@ class DecideStage:
         self.names |= {background.id: "background"} if background else {}
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        started = time.perf_counter()
         work = block.to_pylist()
         rows, failures = [], []
         by_key: dict[str, list[Record]] = {}
@@ -113,7 +116,7 @@ class DecideStage:
             file = self.table.write_file(f"{self.config.prefix}-{uuid.uuid4().hex}.parquet", table)
             name, size = file.name, file.size_bytes
         problems = sum(len(row["weak_problems"]) for row in rows)
-        summary = [len(rows), name, size, problems, json.dumps(failures)]
+        summary = [len(rows), name, size, problems, time.perf_counter() - started, json.dumps(failures)]
         return pa.Table.from_pylist([dict(zip(SUMMARY.names, summary, strict=True))], schema=SUMMARY)
 
     def second(self, work: list[Record]) -> dict[str, ClassMasks]:
