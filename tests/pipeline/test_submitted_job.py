@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -161,11 +162,14 @@ def test_a_submitted_job_labels_and_tells_prometheus(cluster: Cluster, job: Job,
     assert (json.loads(line)["labeled"], json.loads(line)["quarantined"]) == (IMAGES, 1)
     assert len(label_rows(output, ["asset"])) == IMAGES
 
-    for key, value in sorted(seen.highest.items(), key=str):
-        if "maskstream" in key[0]:
-            print(key[0], dict(key[1]), value)
     assert seen.value("ray_maskstream_images_total", step="observe", outcome="done") == IMAGES
     assert seen.value("ray_maskstream_images_total", step="observe", outcome="quarantined") == 1
+    assert seen.value("ray_maskstream_images_total", step="decide", outcome="done") == IMAGES
     assert seen.value("ray_maskstream_corpus_images", state="wanted") == IMAGES + 1
-    assert 0 < seen.value("ray_maskstream_actor_busy_seconds_total", step="observe")
+    assert seen.value("ray_maskstream_corpus_images", state="evidence_reused") == 0
+    assert seen.value("ray_maskstream_actor_busy_seconds_total", step="observe") > 0
     assert seen.value("ray_maskstream_actors", step="observe") >= 1
+    board = (ROOT / "infra/monitoring/grafana/boards/maskstream.json").read_text()
+    shown = set(re.findall(r"\bray_\w+", board))
+    absent = shown - seen.names() - {"ray_node_gpus_utilization"}  # which only nodes with a GPU have
+    assert not absent, f"the board asks for what was never there: {absent}"
