@@ -86,6 +86,11 @@ def start_ray(address: str, object_store_mb: int, metrics_port: int = 0) -> None
 
     metrics_port: where one of our own is to be scraped; 0: a free one.
     """
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        # What of Ray is our own lives on 127.0.0.1, its metrics too. The switch is named for systems where that is the
+        # default, and is read when Ray is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     # Ray's C++ part writes warnings of its own to our stderr, about actors that Ray Data itself lays out.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -93,7 +98,6 @@ def start_ray(address: str, object_store_mb: int, metrics_port: int = 0) -> None
 
     if ray.is_initialized():
         return
-    address = address or os.environ.get("RAY_ADDRESS", "")
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -115,8 +119,6 @@ def start_ray(address: str, object_store_mb: int, metrics_port: int = 0) -> None
             "object_store_memory": object_store_mb * 1024 * 1024,
             "_temp_dir": os.environ.get("RAY_TMPDIR"),
             "_metrics_export_port": metrics_port or None,
-            # Else metrics and the ports of workers listen on every interface of the machine.
-            "_node_ip_address": "127.0.0.1",
             **common,
         }
     )

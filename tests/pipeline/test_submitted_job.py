@@ -68,13 +68,15 @@ def cluster(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_metrics_report_interval_ms": "1000",
+        # On 127.0.0.1, all of it.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # The job's `python` is the one that the head finds first.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     port, dashboard, metrics, agent = free_port(), free_port(), free_port(), free_port()
     head = subprocess.Popen(
         [
-            RAY, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1",
+            RAY, "start", "--head", "--block", f"--port={port}",
             "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
             f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}", f"--temp-dir={temporary}",
             "--object-store-memory=300000000", "--disable-usage-stats",
