@@ -168,7 +168,7 @@ def _decide(
         num_cpus=min(0.9, cpus * 0.9 / actors),
     )
     progress = Progress("decide", len(work), run.config.execution.progress_seconds, actors)
-    progress.actors = actors
+    progress.at_work(actors)
     tell_corpus(run.counts)
     files = []
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -140,7 +140,7 @@ def _round(
     size = run.layout.rows_per_shard
     dataset = ray.data.from_arrow([_block(todo[i : i + size]) for i in range(0, len(todo), size)])
     actors = min(run.layout.actors, -(-len(todo) // size))
-    progress.actors = actors * len(pools)
+    progress.at_work(actors * len(pools))
     for pool in pools:
         dataset = dataset.map_batches(
             ObservePool,

@@ -25,6 +25,11 @@ class Progress:
         self.first: tuple[float, int] | None = None
         self.bar = tqdm(total=total, desc=step, unit="image", disable=not sys.stderr.isatty())
 
+    def at_work(self, actors: int) -> None:
+        """So many actors begin: whoever watches sees what is to do before the first of it is done."""
+        self.actors = actors
+        self._export(0.0, actors)
+
     def add(self, images: int, quarantined: int = 0, failed: int = 0, busy_seconds: float = 0.0) -> None:
         """images: all that came to an end, quarantined and failed ones too. busy_seconds: of the actors, on them."""
         self.done += images
