@@ -5,7 +5,7 @@ none takes its last count along when it ends. Ray puts `ray_` before each name a
 """
 
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +45,7 @@ class StepMetrics:
 
     def __init__(self, step: str) -> None:
         self.step = step
-        self._told: Counter[str] = Counter()
+        self._told: defaultdict[str, float] = defaultdict(float)
 
     def tell(self, outcomes: Mapping[str, int], busy_seconds: float, gauges: Mapping[str, float]) -> None:
         """Export what is new since the last call; does nothing without Ray, and loses nothing by that.
