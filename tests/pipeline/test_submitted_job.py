@@ -114,7 +114,7 @@ def test_without_the_token_nothing_is_told_and_nothing_starts(cluster: Cluster, 
 
 @dataclass
 class Scraper:
-    """Scrapes as Prometheus does. highest: of every sample that was ever there, its greatest value."""
+    """Scrapes as Prometheus does; a node answers one at a time. highest: of every sample, its greatest value so far."""
 
     url: str
     highest: dict[Sample, float] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class Scraper:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.5):
+        while not self._stop.wait(2):
             with contextlib.suppress(OSError):
                 self.scrape()
 
