@@ -75,6 +75,13 @@ class ExecutionConfig(Section):
         default="auto", description="observing actors; auto: one a GPU, or one a CPU core"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the models run")
+    gpu_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="of a GPU for each actor; 0: what fits them on the GPUs there are. On a cluster that grows from no "
+        "GPU, set device to cuda, actors to the most that it may have, and this to 1",
+    )
     rows_per_shard: int = Field(
         default=0,
         ge=0,
@@ -91,6 +98,9 @@ class ExecutionConfig(Section):
     progress_seconds: float = Field(default=5.0, ge=0.1, description="time between progress lines, seconds")
     ray_address: str = Field(
         default="", description="an existing Ray cluster (auto, or ray://host:port); default: start one"
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="where Prometheus scrapes a cluster that the run starts; 0: a free port"
     )
 
 

@@ -38,22 +38,29 @@ class Layout:
         return self.actors * pools * 2 * self.rows_per_shard
 
 
-def layout(cpus: float, gpus: float, device: str, actors: str | int, rows_per_shard: int) -> Layout:
+def layout(
+    cpus: float, gpus: float, device: str, actors: str | int, rows_per_shard: int, gpu_share: float = 0.0
+) -> Layout:
     """Choose the pool for the resources a cluster has.
 
     device: auto, cpu or cuda; actors: "auto" (one a GPU, or one a core) or a number; rows_per_shard: 0 = by device.
+    gpu_share: of a GPU for each actor, 0: whatever fits them on the GPUs that are there. With a share and a number of
+    actors, GPUs may be asked for that an autoscaler has yet to bring.
 
     Raises:
         ValueError: cuda is asked for and the cluster has no GPU.
     """
     if device == "auto":
         device = "cuda" if gpus >= 1 else "cpu"
-    if device == "cuda" and gpus < 1:
-        raise ValueError("execution.device is cuda, but the cluster has no GPU: use auto or cpu")
+    if device == "cuda" and gpus < 1 and (actors == "auto" or not gpu_share):
+        raise ValueError(
+            "execution.device is cuda, but the cluster has no GPU: use auto or cpu (or, if it grows by itself, set "
+            "execution.actors to the most GPUs that it may have, and execution.gpu_share to 1)"
+        )
     if device == "cuda":
         count = int(gpus) if actors == "auto" else int(actors)
         # Whole actors have to fit on a GPU: two GPUs and three actors are a half for each, not two thirds.
-        share = 1.0 / math.ceil(count / gpus)
+        share = gpu_share or 1.0 / math.ceil(count / gpus)
         return Layout(count, Resources(ACTOR_CPUS, share), device, rows_per_shard or GPU_ROWS_PER_SHARD)
     count = max(1, int(cpus)) if actors == "auto" else int(actors)
     share = min(ACTOR_CPUS, cpus * ACTOR_CPUS / count)
@@ -75,12 +82,17 @@ def local_resources() -> tuple[float, float]:
     return cpus, float(count)
 
 
-def start_ray(address: str, object_store_mb: int, dashboard: bool = False) -> None:
+def start_ray(address: str, object_store_mb: int, dashboard: bool = False, metrics_port: int = 0) -> None:
     """Connect to the cluster at `address` (or of RAY_ADDRESS), or start one on this machine that ends with us.
 
     dashboard: with Ray's web server (on 127.0.0.1), of which Ray Train asks whether a training that was cut off is
-    dead, before it gives its resources back.
+    dead, before it gives its resources back. metrics_port: where one of our own is to be scraped; 0: a free one.
     """
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        # What of Ray is our own lives on 127.0.0.1, its metrics too. The switch is named for systems where that is the
+        # default, and is read when Ray is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     # Ray's C++ part writes warnings of its own to our stderr, about actors that Ray Data itself lays out.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -88,7 +100,6 @@ def start_ray(address: str, object_store_mb: int, dashboard: bool = False) -> No
 
     if ray.is_initialized():
         return
-    address = address or os.environ.get("RAY_ADDRESS", "")
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -114,6 +125,7 @@ def start_ray(address: str, object_store_mb: int, dashboard: bool = False) -> No
             "num_gpus": int(gpus),
             "object_store_memory": object_store_mb * 1024 * 1024,
             "_temp_dir": os.environ.get("RAY_TMPDIR"),
+            "_metrics_export_port": metrics_port or None,
             **common,
         }
     )

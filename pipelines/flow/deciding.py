@@ -16,6 +16,7 @@ from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import Known
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.run import Run, digest
+from pipelines.metrics_export import tell_corpus
 from pipelines.stages.decide import RECHECK, WORK, DecideStage, DecideStageConfig
 from pipelines.tables import labels
 from pipelines.tables.delta import DataFile
@@ -214,12 +215,15 @@ def _decide(
         num_cpus=min(0.9, cpus * 0.9 / actors),
     )
     progress = Progress("decide", len(work), run.config.execution.progress_seconds, actors)
+    progress.at_work(actors)
+    tell_corpus(run.counts)
     files = []
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():
             result.weak_problems += row["weak_problems"]
-            result.failures += json.loads(row["failures"])
-            progress.add(row["rows"])
+            failures = json.loads(row["failures"])
+            result.failures += failures
+            progress.add(row["rows"] + len(failures), failed=len(failures), busy_seconds=row["pool_seconds"])
             if row["file"]:
                 files.append(DataFile(row["file"], row["size_bytes"], row["rows"]))
     result.images_per_second = progress.rate

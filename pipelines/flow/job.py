@@ -60,6 +60,7 @@ def label_corpus(config: LabelConfig, publisher: Publisher | None = None) -> Out
     except CorpusError as error:
         raise UsageError(str(error)) from error
     known = observing.look_up(run, rows, merge=not config.dry_run)
+    run.counts = {"wanted": len(rows), "evidence_reused": len(known.evidence), "quarantined": len(known.bad)}
     if config.dry_run:
         return _dry_run(run, kinds, rows, known, models)
     _record_inputs(run)
@@ -87,6 +88,7 @@ def _label(
         say("observe: " + observing.describe(observed))
     _second(run, kinds, rows, known, models, observed)
     todo = deciding.plan(run, rows, known, publisher.recheck)
+    run.counts["labels_reused"] = todo.reused
     decided = timed(run, "decide", lambda: _decide(run, todo, models, kinds))
     run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
     proposal = Proposal(run, len(rows), known, todo, decided)
@@ -144,19 +146,22 @@ def _classes(config: LabelConfig) -> ClassSet:
 
 def _layout(config: LabelConfig) -> execution.Layout:
     options = config.execution
+    share = options.gpu_share
     if options.ray_address or execution.inside_cluster():
         _start_ray(config)
         cpus, gpus = execution.cluster_resources()
     else:
         cpus, gpus = execution.local_resources()
+        share = share if gpus else 0.0  # Nobody will bring this machine a GPU.
     try:
-        return execution.layout(cpus, gpus, options.device, options.actors, options.rows_per_shard)
+        return execution.layout(cpus, gpus, options.device, options.actors, options.rows_per_shard, share)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
 def _start_ray(config: LabelConfig) -> None:
-    execution.start_ray(config.execution.ray_address, config.execution.object_store_mb)
+    settings = config.execution
+    execution.start_ray(settings.ray_address, settings.object_store_mb, metrics_port=settings.metrics_port)
     # Ray puts handlers of its own in the place of ours, and dies of SIGTERM with an abort.
     stop_on_signals()
 

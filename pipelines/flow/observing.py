@@ -14,6 +14,7 @@ from pipelines.execution import WRITER_CPUS, set_up_data
 from pipelines.flow.listing import Wanted
 from pipelines.flow.progress import Progress, duration, say
 from pipelines.flow.run import Run
+from pipelines.metrics_export import tell_corpus
 from pipelines.stages.coordinator import Coordinator
 from pipelines.stages.observe import ObservePool, PoolConfig
 from pipelines.stages.write import write_evidence
@@ -122,6 +123,7 @@ def observe(run: Run, known: Known, pools: Sequence[PoolConfig], name: str = "ob
         todo, result.out_of_budget = todo[:limit], True
     every = run.config.execution.progress_seconds
     progress = Progress(name, len(todo), every, run.layout.actors)
+    tell_corpus(run.counts)
     bound = run.layout.in_flight(len(pools))
     say(
         f"{name}: {len(todo):,} images on {run.layout.actors} {run.layout.device} actors; "
@@ -154,6 +156,7 @@ def _round(
     size = run.layout.rows_per_shard
     dataset = ray.data.from_arrow([_block(todo[i : i + size]) for i in range(0, len(todo), size)])
     actors = min(run.layout.actors, -(-len(todo) // size))
+    progress.at_work(actors * len(pools))
     for pool in pools:
         dataset = dataset.map_batches(
             ObservePool,
@@ -179,7 +182,7 @@ def _round(
             result.failures += json.loads(row["failures"])
             failed += row["failed"]
             done += row["rows"]
-            progress.add(row["rows"], row["quarantined"])
+            progress.add(row["rows"], row["quarantined"], row["failed"], row["pool_seconds"])
         left = run.time_left()
         if left is not None and left <= 0 and done < len(todo):
             in_time = False

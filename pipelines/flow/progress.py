@@ -5,9 +5,12 @@ import time
 
 from tqdm import tqdm
 
+from pipelines.metrics_export import EXPORT_SECONDS, StepMetrics
+
 
 class Progress:
-    """Counts images (or what `unit` says) done, and says the rate, the time left and how many went to quarantine.
+    """Counts images (or what `unit` says) done, and says the rate, the time left and how many went to quarantine, here
+    and to Prometheus.
 
     total: images, None if unknown. workers: how many bring results at once.
     """
@@ -18,15 +21,25 @@ class Progress:
         self.step, self.total, self.every_seconds, self.workers = step, total, every_seconds, workers
         self.unit = unit
         self.results = 0
-        self.done = self.quarantined = 0
-        self.started = self.last = time.monotonic()
+        self.done = self.quarantined = self.failed = self.actors = 0
+        self.busy_seconds = 0.0
+        self.started = self.last = self.exported = time.monotonic()
+        self.metrics = StepMetrics(step)
         # The rate counts from when every worker had time for a first result: before, they start and load models.
         self.first: tuple[float, int] | None = None
         self.bar = tqdm(total=total, desc=step, unit=unit, disable=not sys.stderr.isatty())
 
-    def add(self, images: int, quarantined: int = 0) -> None:
+    def at_work(self, actors: int) -> None:
+        """So many actors begin: whoever watches sees what is to do before the first of it is done."""
+        self.actors = actors
+        self._export(0.0, actors)
+
+    def add(self, images: int, quarantined: int = 0, failed: int = 0, busy_seconds: float = 0.0) -> None:
+        """images: all that came to an end, quarantined and failed ones too. busy_seconds: of the actors, on them."""
         self.done += images
         self.quarantined += quarantined
+        self.failed += failed
+        self.busy_seconds += busy_seconds
         now = time.monotonic()
         self.results += 1
         if self.results == self.workers:
@@ -37,6 +50,9 @@ class Progress:
             self.line()
         elif not self.bar.disable and self.quarantined:
             self.bar.set_postfix(quarantined=self.quarantined)
+        if now - self.exported >= EXPORT_SECONDS:
+            self.exported = now
+            self._export(self.rate, self.actors)
 
     @property
     def rate(self) -> float:
@@ -55,8 +71,17 @@ class Progress:
         eta = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
         say(f"{self.step}: {self.done:,}/{self.total:,} {self.unit}s, {rate:.1f} {self.unit}s/s, ETA {eta}{more}")
 
+    def _export(self, rate: float, actors: int) -> None:
+        good = self.done - self.quarantined - self.failed
+        outcomes = {"done": good, "quarantined": self.quarantined, "failed": self.failed}
+        gauges = {"maskstream_images_per_second": rate, "maskstream_actors": float(actors)}
+        if self.total is not None:
+            gauges["maskstream_images_left"] = float(self.total - self.done)
+        self.metrics.tell(outcomes, self.busy_seconds, gauges)
+
     def close(self) -> None:
         self.bar.close()
+        self._export(0.0, 0)
 
 
 def duration(seconds: float) -> str:

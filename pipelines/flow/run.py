@@ -36,6 +36,7 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)  # images of the corpus by state, as metrics have it
 
     def __post_init__(self) -> None:
         self.run_id = self.run_id or f"{self.created_at:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"

@@ -1,6 +1,7 @@
 """Decide: stored evidence, class set and weak labels to label rows. Reads no image and needs no GPU."""
 
 import json
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,6 +60,7 @@ SUMMARY = pa.schema(
         ("file", pa.string()),
         ("size_bytes", pa.int64()),
         ("weak_problems", pa.int64()),
+        ("pool_seconds", pa.float64()),
         ("failures", pa.string()),  # JSON list of [asset, stage, reason]
     ]
 )
@@ -98,6 +100,7 @@ class DecideStage:
         self.names |= {background.id: "background"} if background else {}
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        started = time.perf_counter()
         work = block.to_pylist()
         rows, failures = [], []
         by_key: dict[str, list[Record]] = {}
@@ -119,7 +122,7 @@ class DecideStage:
             file = self.table.write_file(f"{prefix}-{uuid.uuid4().hex}.parquet", table)
             name, size = file.name, file.size_bytes
         problems = sum(len(row["weak_problems"]) for row in rows)
-        summary = [len(rows), name, size, problems, json.dumps(failures)]
+        summary = [len(rows), name, size, problems, time.perf_counter() - started, json.dumps(failures)]
         return pa.Table.from_pylist([dict(zip(SUMMARY.names, summary, strict=True))], schema=SUMMARY)
 
     def second(self, work: list[Record]) -> dict[str, ClassMasks]:

@@ -1,13 +1,7 @@
-"""The same photographs through every layout, on disk and on a real S3 server, and as a submitted job."""
+"""The same photographs through every layout, on disk and on a real S3 server."""
 
-import contextlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +9,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jobs import ROOT, Job, label_rows, wait_until, write_crops
+from jobs import Job, label_rows, write_crops
 from PIL import Image
-from s3_server import S3, free_port, running
+from s3_server import S3, running
 
 IMAGES = 20
 CLASSES = ("--classes", "cat, person, cup")
@@ -107,49 +101,3 @@ def test_corpus_and_output_on_s3(
     batches = LabelTable("s3://data/out/labels of photos/labels").newest(SAME)
     remote = {row["digest"]: row for batch in batches for row in batch.to_pylist()}
     assert remote == by_digest(tmp_path / "local")
-
-
-def test_ray_job_submit(job: Job, photos: Path, tmp_path: Path) -> None:
-    output, temporary = tmp_path / "out", Path(f"/tmp/ms-{os.getpid()}")
-    port, dashboard, agent = free_port(), free_port(), free_port()
-    # The job's `python` is the one that the head finds first.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**job.env, "RAY_TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled", "PATH": path}
-    ray = str(Path(sys.executable).parent / "ray")
-    head = subprocess.Popen(
-        [
-            ray, "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", "--include-dashboard=true",
-            f"--temp-dir={temporary}",
-            "--object-store-memory=300000000", "--disable-usage-stats",
-        ],
-        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-
-        def up() -> bool:
-            listed = subprocess.run([ray, "job", "list", "--address", address], env=env, capture_output=True)
-            return listed.returncode == 0
-
-        assert wait_until(up, 90, 2), "the head did not come up"
-        command = job.command("--corpus", photos, *CLASSES, "--output", output)
-        command[:2] = ["python", "pipelines/label_corpus.py"]
-        submit = [ray, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *command]
-        for _ in range(30):
-            done = subprocess.run(submit, env=env, capture_output=True, text=True, timeout=300, cwd=ROOT)
-            # The head answers some seconds before its agent can take a job.
-            if "No available agent" not in done.stdout + done.stderr:
-                break
-            time.sleep(2)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-        [line] = [line for line in done.stdout.splitlines() if line.startswith('{"run_id"')]
-        assert json.loads(line)["labeled"] == IMAGES
-        assert len(label_rows(output, ["asset"])) == IMAGES
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            head.wait(20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(head.pid, signal.SIGKILL)
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -91,6 +91,15 @@ def test_whole_actors_fit_on_a_gpu_and_writers_find_room_on_two_cores() -> None:
         layout(2, 0, "cuda", "auto", 0)
 
 
+def test_gpus_that_an_autoscaler_has_yet_to_bring_are_asked_for_by_number_and_share() -> None:
+    for there in (0, 1, 4):
+        plan = layout(4, there, "cuda", 4, 0, gpu_share=1.0)
+        assert (plan.actors, plan.resources.gpus, plan.device) == (4, 1.0, "cuda")
+    for actors, share in (("auto", 1.0), (4, 0.0)):
+        with pytest.raises(ValueError, match=r"execution\.actors"):
+            layout(4, 0, "cuda", actors, 0, gpu_share=share)
+
+
 def test_a_chain_whose_columns_do_not_fit_is_refused() -> None:
     one = StageSpec("one", needs=("uri",), adds=("picture",))
     two = StageSpec("two", needs=("picture", "size"), adds=("label",), drops=("picture",))
