@@ -13,6 +13,8 @@ from typing import Any
 
 from pipelines import storage
 
+# Of the file beside a local one.
+GUARD = ".guard"
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 
 
@@ -73,7 +75,7 @@ def write(url: str, data: bytes, tag: str) -> str:
 
 def _write_local(path: Path, data: bytes, tag: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.with_name(path.name + ".guard")):
+    with _alone(path.with_name(path.name + GUARD)):
         found, now = read(str(path))
         if (found is not None or tag) and now != tag:
             raise Conflict(str(path))

@@ -126,6 +126,16 @@ class TrackingConfig(Section):
         return without_password(uri)
 
 
+class LockConfig(Section):
+    """one run at a time on one output"""
+
+    enabled: bool = Field(default=True, description="false: only where something else makes sure of it")
+    lease: Duration = Field(
+        default=120.0, ge=1, description="how long a killed run keeps others out; renewed while it lives"
+    )
+    wait: Duration = Field(default=0.0, ge=0, description="how long to wait for another run; 0: give up at once")
+
+
 class LabelConfig(Section):
     """Everything that `label_corpus.py` can be told."""
 
@@ -172,6 +182,7 @@ class LabelConfig(Section):
     execution: ExecutionConfig = ExecutionConfig()
     report: ReportConfig = ReportConfig()
     tracking: TrackingConfig = TrackingConfig()
+    lock: LockConfig = LockConfig()
 
     @field_validator("labelers")
     @classmethod

@@ -13,11 +13,10 @@ Then everything is searched again, and what could not be removed is named. What 
 listed: students that learned from a snapshot with the image, MLflow's copies, the photograph itself. In the output
 stays a keyed hash, from which no name can be read, so that later runs leave the image out while its file is there.
 
-A run that was killed goes on with the same command, or with --output alone. Give every image of a request in one go,
-and let no other run write to the output meanwhile.
+A run that was killed goes on with the same command, or with --output alone. Give every image of a request in one go.
 
 The last line on stdout is one JSON object. Exit codes: 0 nothing is left; 1 something is, and is named; 2 bad usage;
-130 and 143 stopped by SIGINT and SIGTERM.
+5 another run is at work on this output; 130 and 143 stopped by SIGINT and SIGTERM.
 """
 
 import json
@@ -40,12 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop_on_signals()
     keep_stdout_for_results()
     from pipelines.forgetting.job import forget
+    from pipelines.lock import Held
 
     try:
         summary = forget(config)
     except UsageError as error:
         say(f"error: {error}")
         return 2
+    except Held as error:
+        say(f"another run is at work: {error}")
+        return 5
     except RunFailed as error:
         say(f"error: {error}")
         return 1

@@ -5,8 +5,9 @@
     ray job submit --working-dir . -- python pipelines/label_corpus.py --config run.yaml
 
 The last line on stdout is one JSON object. Exit codes: 0 every readable image has a label in the published snapshot;
-1 the run failed, or failed on some image; 2 bad usage; 3 the budget was used up and there is more to do; 130 and 143
-stopped by SIGINT and SIGTERM. The same command always goes on from where the last one ended.
+1 the run failed, or failed on some image; 2 bad usage; 3 the budget was used up and there is more to do; 5 another
+run is at work on this output; 130 and 143 stopped by SIGINT and SIGTERM. The same command always goes on from where
+the last one ended.
 """
 
 import json
@@ -22,7 +23,7 @@ from pipelines.flow.progress import say
 from pipelines.flow.results import end_ray, keep_stdout_for_results
 from pipelines.flow.stop import Interrupted, RunFailed, stop_on_signals
 
-EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET = 1, 2, 3
+EXIT_FAILED, EXIT_USAGE, EXIT_HELD = 1, 2, 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,12 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_stdout_for_results()
     # Everything heavy is imported after the config is known to be good, so that --help and errors are quick.
     from pipelines.flow.job import label_corpus
+    from pipelines.lock import Held
 
     try:
         outcome = label_corpus(config)
     except UsageError as error:
         say(f"error: {error}")
         return EXIT_USAGE
+    except Held as error:
+        say(f"another run is at work: {error}")
+        return EXIT_HELD
     except RunFailed as error:
         say(f"error: {error}")
         return EXIT_FAILED

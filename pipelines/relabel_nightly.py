@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop_on_signals()
     keep_stdout_for_results()
     # Everything heavy is imported after the config is known to be good, so that --help and errors are quick.
+    from pipelines.lock import Held
     from pipelines.nightly.job import relabel_nightly
-    from pipelines.nightly.lock import Held
 
     try:
         outcome = relabel_nightly(config)

@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pydantic import Field
 
-from pipelines.config import Section, UsageError, parse
-from pipelines.nightly.config import LockConfig
+from pipelines.config import LockConfig, Section, UsageError, parse
 
 EXIT_FAILED, EXIT_USAGE, EXIT_HELD = 1, 2, 5
 
@@ -54,19 +53,15 @@ def run(config: SnapshotsConfig) -> dict[str, Any]:
 
 def change(config: SnapshotsConfig) -> dict[str, Any]:
     """Roll back, or publish a candidate, with the lock of the output held."""
-    from contextlib import nullcontext
-
     from pipelines import storage
-    from pipelines.flow.progress import say
+    from pipelines.lock import only_run
     from pipelines.nightly import candidates
-    from pipelines.nightly.lock import OutputLock
     from pipelines.tables.labels import LabelTable
     from pipelines.tables.snapshots import roll_back
 
     output = storage.absolute(config.output)
     labels, reason = LabelTable(storage.join(output, "labels")), str(config.reason)
-    lock = OutputLock(output, config.lock.lease, config.lock.wait, say) if config.lock.enabled else None
-    with lock or nullcontext():
+    with only_run(output, config.lock):
         if config.publish is not None:
             return {"snapshot": candidates.publish(output, config.publish, reason), "published": config.publish}
         assert config.rollback is not None
@@ -116,7 +111,7 @@ def compare(output: str, which: str) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse(SnapshotsConfig, argv, prog="snapshots.py", description=__doc__ or "")
-    from pipelines.nightly.lock import Held
+    from pipelines.lock import Held
 
     try:
         result = run(config)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from pipelines.flow.publish import Proposal, Published, Publisher
 from pipelines.flow.run import Run, digest
 from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.flow.track import tracked
+from pipelines.lock import only_run
 from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
 from pipelines.stages.read import ReadConfig
@@ -47,25 +49,30 @@ class Outcome:
 
 
 def label_corpus(config: LabelConfig, publisher: Publisher | None = None) -> Outcome:
-    """Run the whole job. publisher: what becomes of new labels; default: they are published at once.
+    """Run the whole job. publisher: what becomes of new labels, of who has the output's lock; default: the lock is
+    taken, and they are published at once.
 
     Raises:
-        UsageError: a class set, corpus or model reference that cannot be used. RunFailed, Interrupted: see there.
+        Held: another run is at work on the output. UsageError: a class set, corpus or model reference that cannot be
+        used. RunFailed, Interrupted: see there.
     """
     plan.check(config)
     run, models = set_up(config)
     kinds = second.kinds(run)
-    try:
-        rows = timed(run, "list", lambda: listing.list_corpus(run))
-    except CorpusError as error:
-        raise UsageError(str(error)) from error
-    known = observing.look_up(run, rows, merge=not config.dry_run)
-    run.counts = {"wanted": len(rows), "evidence_reused": len(known.evidence), "quarantined": len(known.bad)}
-    if config.dry_run:
-        return _dry_run(run, kinds, rows, known, models)
-    _record_inputs(run)
-    with tracked(run) as tracker:
-        return _label(run, kinds, rows, known, models, publisher or Publisher(), tracker)
+    with ExitStack() as stack:
+        if publisher is None and not config.dry_run:
+            publisher = Publisher(stack.enter_context(only_run(run.output, config.lock, required=False)))
+        try:
+            rows = timed(run, "list", lambda: listing.list_corpus(run))
+        except CorpusError as error:
+            raise UsageError(str(error)) from error
+        known = observing.look_up(run, rows, merge=not config.dry_run)
+        run.counts = {"wanted": len(rows), "evidence_reused": len(known.evidence), "quarantined": len(known.bad)}
+        if publisher is None or config.dry_run:
+            return _dry_run(run, kinds, rows, known, models)
+        _record_inputs(run)
+        tracker = stack.enter_context(tracked(run))
+        return _label(run, kinds, rows, known, models, publisher, tracker)
 
 
 def _label(

@@ -1,6 +1,6 @@
 """What becomes of new labels: they are published at once, or a publisher of another kind decides."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,10 +47,18 @@ class Published:
 
 
 class Publisher:
-    """Publishes at once. recheck: labels that are as they should be, and are to be decided once more."""
+    """Publishes at once.
+
+    confirm: called right before the commit; raises if this run may not publish any more. recheck: labels that are as
+    they should be, and are to be decided once more.
+    """
 
     recheck = 0
 
+    def __init__(self, confirm: Callable[[], None] = lambda: None) -> None:
+        self.confirm = confirm
+
     def __call__(self, proposal: Proposal) -> Published:
         labels, files = proposal.run.labels, proposal.decided.files
+        self.confirm()
         return Published(labels.commit(files, proposal.metadata) if files else labels.version())

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pipelines.config import Section
+from pipelines.config import LockConfig, Section
 
 
 class ForgetConfig(Section):
@@ -21,3 +21,4 @@ class ForgetConfig(Section):
     tracking_uri: str = Field(
         default="", description="MLflow to ask for copies; default: MLFLOW_TRACKING_URI, or the file beside the output"
     )
+    lock: LockConfig = LockConfig()

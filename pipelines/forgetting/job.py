@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines import storage
+from pipelines import lock, storage
 from pipelines.config import UsageError
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.stop import RunFailed
@@ -16,6 +16,7 @@ from pipelines.forgetting.aliases import Alias, find, with_aliases
 from pipelines.forgetting.config import ForgetConfig
 from pipelines.forgetting.memory import FILE, Forgotten
 from pipelines.forgetting.names import Names
+from pipelines.lock import only_run
 from pipelines.tracking import choose_store
 
 # What is being removed, in clear, while it is being removed: a killed run goes on from here. It is gone at the end.
@@ -95,6 +96,11 @@ def forget(config: ForgetConfig) -> dict[str, Any]:
     if config.dry_run:
         counts = _pass(work, apply=False)[0]
         return _summary(config, work, counts, [])
+    with only_run(output, config.lock):
+        return _apply(config, output, work)
+
+
+def _apply(config: ForgetConfig, output: str, work: Work) -> dict[str, Any]:
     storage.write_bytes(storage.join(output, PENDING), work.to_json())
     if config.remember:
         # First of all: from now on no run brings the image back, whatever becomes of this one.
@@ -167,7 +173,8 @@ def list_paths(root: str) -> list[str]:
 
 def places(root: str) -> Iterator[Place]:
     """Every table and every other file below a folder; what forgetting itself keeps there is left out."""
-    paths = [path for path in list_paths(root) if path not in (FILE, PENDING)]
+    own = (FILE, PENDING, lock.NAME, lock.GUARD)
+    paths = [path for path in list_paths(root) if path not in own]
     marker = f"/{delta.LOG}/"
     tables = sorted({path.partition(marker)[0] for path in paths if marker in path})
     inside: dict[str, list[str]] = {table: [] for table in tables}

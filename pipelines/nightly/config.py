@@ -60,16 +60,6 @@ class SnapshotGate(QualityGate):
     )
 
 
-class LockConfig(Section):
-    """one run at a time on one output"""
-
-    enabled: bool = Field(default=True, description="false: only where something else makes sure of it")
-    lease: Duration = Field(
-        default=600.0, ge=1, description="how long a killed run keeps others out; renewed while it lives"
-    )
-    wait: Duration = Field(default=0.0, ge=0, description="how long to wait for another run; 0: give up at once")
-
-
 class RetrainConfig(Section):
     """a student that is trained again on a schedule, and labels beside CLIP and SAM"""
 
@@ -104,7 +94,6 @@ class NightlyConfig(LabelConfig):
     changes: int = Field(default=60, ge=0, le=300, description="photographs on the page of changes, the most changed")
     gold: GoldConfig = GoldConfig()
     gate: SnapshotGate = SnapshotGate()
-    lock: LockConfig = LockConfig()
     retrain: RetrainConfig = RetrainConfig()
     keep: KeepConfig = KeepConfig()
 

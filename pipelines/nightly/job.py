@@ -1,16 +1,13 @@
 """A night: lock, train if it is time, label what changed, judge, publish or keep, let go of what is old."""
 
-from contextlib import nullcontext
 from datetime import datetime, timedelta
 
 from pipelines import storage
-from pipelines.conditional import Unsupported
-from pipelines.config import UsageError
 from pipelines.flow.job import Outcome, label_corpus
 from pipelines.flow.progress import say
+from pipelines.lock import only_run
 from pipelines.nightly import candidates, student
 from pipelines.nightly.config import NightlyConfig
-from pipelines.nightly.lock import OutputLock
 from pipelines.nightly.publisher import NightlyPublisher
 from pipelines.tables import snapshots
 from pipelines.tables.labels import LabelTable
@@ -24,19 +21,14 @@ def relabel_nightly(config: NightlyConfig) -> Outcome:
     """
     if config.dry_run:
         return _dry_run(config)
-    lock = OutputLock(config.output, config.lock.lease, config.lock.wait, say) if config.lock.enabled else None
-    try:
-        with lock or nullcontext():
-            _tidy(config)
-            if student.due(config):
-                student.train(config)
-            labeling = config.labeling(labelers=student.labelers(config))
-            publisher = NightlyPublisher(config, lock.confirm if lock else lambda: None)
-            outcome = label_corpus(labeling, publisher)
-            _let_go(config)
-            return outcome
-    except Unsupported as error:
-        raise UsageError(f"{error}; --lock.enabled false does without, if nothing else ever runs on it") from error
+    with only_run(config.output, config.lock) as confirm:
+        _tidy(config)
+        if student.due(config):
+            student.train(config)
+        labeling = config.labeling(labelers=student.labelers(config))
+        outcome = label_corpus(labeling, NightlyPublisher(config, confirm))
+        _let_go(config)
+        return outcome
 
 
 def _dry_run(config: NightlyConfig) -> Outcome:

@@ -25,7 +25,7 @@ EXIT_REFUSED = 4
 
 @dataclass
 class NightlyPublisher(Publisher):
-    """confirm: called right before the commit; raises if this run may not publish any more."""
+    """Publishes what the gate lets through."""
 
     config: NightlyConfig
     confirm: Callable[[], None] = lambda: None

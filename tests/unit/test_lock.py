@@ -13,13 +13,14 @@ import pytest
 from s3_server import S3, running
 
 from pipelines import conditional, storage
+from pipelines import lock as lock_module
 from pipelines.conditional import Conflict
-from pipelines.nightly import lock as lock_module
-from pipelines.nightly.lock import Held, LockLost, OutputLock
+from pipelines.config import LockConfig, UsageError
+from pipelines.lock import Held, LockLost, OutputLock, only_run
 
 HOLDER = """
 import sys, time
-from pipelines.nightly.lock import OutputLock
+from pipelines.lock import OutputLock
 with OutputLock(sys.argv[1], float(sys.argv[2])):
     print("held", flush=True)
     time.sleep(100)
@@ -103,13 +104,29 @@ def test_a_killed_holder_keeps_others_out_for_its_lease_only(output: str, monkey
         process.kill()
 
 
-def test_on_the_machine_of_a_killed_holder_nobody_waits(tmp_path: Path) -> None:
+def test_on_the_machine_of_a_killed_holder_nobody_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = holder(str(tmp_path), 600)
     process.kill()
     process.wait()
-    said: list[str] = []
-    with OutputLock(str(tmp_path), 600, say=said.append):
-        assert "taken over" in said[0]
+    with OutputLock(str(tmp_path), 600):
+        assert "taken over" in capsys.readouterr().err
+
+
+def test_the_lock_does_not_tell_arguments_which_may_name_what_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pipelines/forget.py", "--asset", "2024/jane.jpg"])
+    with OutputLock(str(tmp_path), 600):
+        held = (tmp_path / "lock.json").read_text()
+    assert "forget.py" in held and "jane" not in held
+
+
+def test_a_storage_that_cannot_lock_is_refused_only_where_a_lock_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    with only_run("memory://out", LockConfig(), required=False) as confirm:
+        confirm()
+    assert "make sure that nothing else runs" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"--lock.enabled false"), only_run("memory://out", LockConfig()):
+        pass
 
 
 def test_who_was_away_for_longer_than_its_lease_learns_it_before_it_publishes(

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +23,13 @@ from typing import Any
 import psutil
 
 from pipelines import conditional, storage
-from pipelines.conditional import Conflict
-from pipelines.flow.progress import duration
+from pipelines.conditional import Conflict, Unsupported
+from pipelines.config import LockConfig, UsageError
+from pipelines.flow.progress import duration, say
 from pipelines.flow.stop import RunFailed
 
 NAME = "lock.json"
+GUARD = NAME + conditional.GUARD
 # Renewals in one lease: two may fail before it is lost.
 RENEWALS = 3
 POLL_S = 2.0
@@ -45,18 +47,12 @@ class OutputLock:
     """The lock of an output, as a context manager.
 
     lease_s: how long a killed holder keeps others out, s. wait_s: how long to wait for another holder, s; 0: not.
-    say: told what a person should know. Raises Held, and conditional.Unsupported for a storage that cannot lock.
+    Raises Held, and conditional.Unsupported for a storage that cannot lock.
     """
 
-    def __init__(
-        self,
-        output: str,
-        lease_s: float,
-        wait_s: float = 0.0,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
-    ) -> None:
+    def __init__(self, output: str, lease_s: float, wait_s: float = 0.0) -> None:
         self.url = storage.join(storage.absolute(output), NAME)
-        self.lease_s, self.wait_s, self._say = lease_s, wait_s, say
+        self.lease_s, self.wait_s = lease_s, wait_s
         self.holder = uuid.uuid4().hex
         self.since = _now()
         self._tag = ""
@@ -73,7 +69,7 @@ class OutputLock:
             if left <= 0:
                 raise Held(f"{self.url}: {held}")
             if held != told:
-                self._say(f"waiting up to {duration(left)}: {held}")
+                say(f"waiting up to {duration(left)}: {held}")
                 told = held
             time.sleep(min(POLL_S, self.lease_s / RENEWALS, left))
         self._thread.start()
@@ -105,7 +101,7 @@ class OutputLock:
         if held is not None:
             return held
         if data is not None and (stale := json.loads(data)).get("holder"):
-            self._say(f"the lock of a run that is gone is taken over ({_name(stale)})")
+            say(f"the lock of a run that is gone is taken over ({_name(stale)})")
         try:
             self._tag = conditional.write(self.url, _json(self._record()), tag)
             self._check_conditions()
@@ -121,7 +117,7 @@ class OutputLock:
             conditional.write(self.url, _json({**self._record(), "probe": True}), "")
         except Conflict:
             return
-        raise conditional.Unsupported(f"{self.url}: this storage ignores conditional writes, so it cannot lock")
+        raise Unsupported(f"{self.url}: this storage ignores conditional writes, so it cannot lock")
 
     def _record(self) -> dict[str, Any]:
         return {
@@ -130,7 +126,8 @@ class OutputLock:
             "pid": os.getpid(),
             "process_started": psutil.Process().create_time(),
             "machine": _machine(),
-            "command": " ".join(sys.argv)[:500],
+            # Without its arguments: they may name what is being forgotten.
+            "command": Path(sys.argv[0]).name,
             "since": self.since,
             "expires_at": time.time() + self.lease_s,
             "lease_s": self.lease_s,
@@ -153,6 +150,25 @@ class OutputLock:
                 self._renew()
 
 
+@contextlib.contextmanager
+def only_run(output: str, settings: LockConfig, required: bool = True) -> Iterator[Callable[[], None]]:
+    """Be the only run on an output. Gives a function to call right before what two must not do: it raises LockLost.
+
+    required: whether a storage that cannot lock is a mistake, or is only told of. Raises Held, UsageError.
+    """
+    with contextlib.ExitStack() as stack:
+        confirm: Callable[[], None] = lambda: None  # noqa: E731
+        if settings.enabled:
+            try:
+                confirm = stack.enter_context(OutputLock(output, settings.lease, settings.wait)).confirm
+            except Unsupported as error:
+                if required:
+                    advice = "--lock.enabled false does without, if nothing else ever runs on it"
+                    raise UsageError(f"{error}; {advice}") from error
+                say(f"{error}: make sure that nothing else runs on this output")
+        yield confirm
+
+
 def _held_by(data: bytes | None) -> str | None:
     """Who holds the lock that says `data`, in words; None if nobody does."""
     if data is None:
@@ -168,7 +184,7 @@ def _held_by(data: bytes | None) -> str | None:
 
 
 def _name(record: dict[str, Any]) -> str:
-    return f"process {record['pid']} on {record['host']}, since {record['since']}: {record['command'][:80]}"
+    return f"process {record['pid']} on {record['host']}, since {record['since']}: {record['command']}"
 
 
 def _is_gone(record: dict[str, Any]) -> bool:
