@@ -101,6 +101,7 @@ def parse(
             reader.put(_path(name), value, f"--{name}", is_text=True)
     if not reader.errors:
         _require(reader)
+        reader.errors += _blanked(reader.values)
     if reader.errors:
         _stop(prog, reader.errors)
     try:
@@ -111,6 +112,13 @@ def parse(
         )
     except ValueError as error:
         _stop(prog, [str(error)])
+
+
+def _blanked(values: Mapping[Path, Any]) -> Iterator[str]:
+    """A run's config.yaml says no password; whoever gives it back has to."""
+    for path, value in values.items():
+        if isinstance(value, str) and ":***@" in value:
+            yield f"{'.'.join(path)}: {value} was written without its password; give the whole address"
 
 
 def _stop(prog: str, errors: Iterable[str]) -> NoReturn:

@@ -73,7 +73,7 @@ def _default(setting: Setting) -> str:
     value: Any = setting.default
     if value is MISSING:
         return "required"
-    if value is None or value == "" or value is False:
+    if value is None or value is False or value in ("", (), []):
         return ""
     if not isinstance(value, str | int | float | tuple | list):
         return ""

@@ -126,10 +126,11 @@ def _named_anew(folder: Path, listing: str, key: str) -> None:
     storage.write_bytes(str(folder / "annotations.xml"), f"<annotations>{images}</annotations>".encode())
 
 
-def everything(out: Path) -> bytes:
-    """All that the files say: their names, their bytes, and of Parquet every value and all statistics in clear."""
+def everything(out: Path, but: str = "") -> bytes:
+    """All that the files say: their names, their bytes, and of Parquet every value and all statistics in clear; `but`
+    the file of this name."""
     told = []
-    for file in sorted(path for path in out.rglob("*") if path.is_file()):
+    for file in sorted(path for path in out.rglob("*") if path.is_file() and path.name != but):
         told += [str(file.relative_to(out)).encode(), file.read_bytes()]
         if file.suffix == ".parquet":
             parquet = pq.ParquetFile(file)

@@ -89,18 +89,17 @@ class Work:
 def forget(config: ForgetConfig) -> dict[str, Any]:
     """Forget, and return the summary. Raises UsageError, and RunFailed where something is left."""
     output = storage.absolute(config.output)
-    paths = list_paths(output)
-    if not paths:
+    if not list_paths(output):
         raise UsageError(f"--output: {output} holds nothing")
-    work = _work(config, output, paths)
     if config.dry_run:
-        counts = _pass(work, apply=False)[0]
-        return _summary(config, work, counts, [])
+        work = _work(config, output, list_paths(output))
+        return _summary(config, work, _pass(work, apply=False)[0], [])
     with only_run(output, config.lock):
-        return _apply(config, output, work)
+        return _forget(config, output)
 
 
-def _apply(config: ForgetConfig, output: str, work: Work) -> dict[str, Any]:
+def _forget(config: ForgetConfig, output: str) -> dict[str, Any]:
+    work = _work(config, output, list_paths(output))
     storage.write_bytes(storage.join(output, PENDING), work.to_json())
     if config.remember:
         # First of all: from now on no run brings the image back, whatever becomes of this one.

@@ -257,3 +257,22 @@ def test_what_is_written_of_a_config_has_no_password() -> None:
     assert "hunter" not in config.model_dump_json()
     assert config.tracking.uri == pickle.loads(pickle.dumps(config)).tracking.uri == secret, "jobs and trials need it"
     assert label("--tracking.uri", "http://host:5000").model_dump(mode="json")["tracking"]["uri"] == "http://host:5000"
+
+
+def test_a_config_that_was_written_without_its_password_asks_for_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    written = tmp_path / "config.yaml"
+    written.write_text(label("--tracking.uri", "http://me:secret@host").model_dump_json())
+    assert "tracking.uri: http://me:***@host was written without its password" in refused(
+        capsys, "--config", str(written)
+    )
+    again = label("--config", str(written), "--tracking.uri", "http://me:secret@host")
+    assert again.tracking.uri == "http://me:secret@host"
+
+
+def test_help_gives_no_default_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(LabelConfig, ["--help"], {}, "label_corpus.py", "Label.")
+    shown = capsys.readouterr().out
+    assert "default ]" not in shown and "default;" not in shown
