@@ -27,8 +27,6 @@ from tuning.tuner import PROCESS_DEATHS, Hopeless, Watch, be_quiet, fit, last_li
 PROGRESS = Progress(STEP, FINISHED, 1.0)
 #: The first rung of ASHA comes after this share of the steps: before, trials tell little of how they will end.
 FIRST_RUNG = 0.15
-#: What the process of a trial asks for, which only waits; its training asks for itself.
-OWN_CPUS = 0.01
 #: A resource that only the head of a cluster has.
 HEAD = "node:__internal_head__"
 #: States that a trial of a population keeps: others may be about to take the last.
@@ -251,10 +249,11 @@ def _domain(one: Dimension) -> Any:
 def _beside_the_driver(concurrent: int) -> dict[str, float]:
     """What a trial's own process asks for. It writes where the driver does, into the output and into MLflow's sqlite
     file, so it runs on the driver's machine (the head, for a driver outside of the cluster), and takes so much of it
-    that no more fit than are to run at once."""
+    that no more fit than are to run at once. No CPU: it only waits, and on a machine with one its training's reading
+    asks for all of that."""
     machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
     # A tenth is left to Ray Train, which asks for a little of the head for each training.
-    return {"CPU": OWN_CPUS, _machine(ray.util.get_node_ip_address(), machines): int(9_000 / concurrent) / 10_000}
+    return {_machine(ray.util.get_node_ip_address(), machines): int(9_000 / concurrent) / 10_000}
 
 
 def _machine(address: str, machines: Sequence[Mapping[str, float]]) -> str:
