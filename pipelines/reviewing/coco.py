@@ -19,6 +19,7 @@ class CocoReviewWriter(ReviewWriter):
     """annotations/instances_default.json; image entries carry `regions` ([x, y, width, height]) and `value`."""
 
     path = "annotations/instances_default.json"
+    crowd = 0
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -51,7 +52,7 @@ class CocoReviewWriter(ReviewWriter):
                     "segmentation": segmentation,
                     "bbox": box,
                     "area": area,
-                    "iscrowd": 0,
+                    "iscrowd": self.crowd,
                 }
             )
 
@@ -66,6 +67,8 @@ class FiftyOneReviewWriter(CocoReviewWriter):
 
     path = "labels.json"
     images = "data"
+    # It writes masks of crowds as they are, and all others as polygons, up to 2 pixels beside their edges.
+    crowd = 1
 
 
 def read(data: bytes, review: Review, annotator: str, when: datetime, empty: str) -> Iterator[Drawn]:

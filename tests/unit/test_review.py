@@ -81,12 +81,17 @@ def as_drawn(tool: str, folder: Path, wanted: dict[str, np.ndarray]) -> bytes:
     data = json.loads(
         (folder / ("labels.json" if tool == "fiftyone" else "annotations/instances_default.json")).read_text()
     )
+    # FiftyOne writes masks of crowds as run lengths, uncompressed, and all others as inexact polygons.
+    assert {one["iscrowd"] for one in data["annotations"]} == {int(tool == "fiftyone")}
     data["annotations"] = []
     for image in data["images"]:
         for category in data["categories"][:2]:
             whole = np.asfortranarray(wanted[image["asset"]] == category["id"], np.uint8)
             rle = coco.encode(whole)
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
+            if tool == "fiftyone":
+                edges = np.flatnonzero(np.diff(whole.reshape(-1, order="F"), prepend=0)) if whole.any() else []
+                shape["counts"] = np.diff([0, *edges, whole.size]).tolist()
             annotation = {"image_id": image["id"], "category_id": category["id"], "segmentation": shape}
             data["annotations"].append({"id": len(data["annotations"]) + 1, **annotation, "area": int(whole.sum())})
     return json.dumps(data).encode()
