@@ -183,6 +183,14 @@ def test_the_readme_sets_the_variables_of_the_templates_and_none_that_is_a_setti
     assert not [name for name in exported if name.startswith(ENV_PREFIX)]
 
 
+def test_the_readme_adds_the_charts_that_it_installs_and_watches_one_kind_at_a_time() -> None:
+    readme = (INFRA / "README.md").read_text()
+    added = set(re.findall(r"helm repo add (\S+) https://", readme))
+    assert {"kuberay", "prometheus-community"} == set(re.findall(r"helm install \S+ ([\w-]+)/", readme)) == added
+    watched = re.findall(r"kubectl .*get (\S+) --watch", readme)
+    assert watched and not [kinds for kinds in watched if "," in kinds], "kubectl refuses to watch several kinds"
+
+
 def test_the_aws_role_allows_named_things_only() -> None:
     for statement in json.loads(filled("node-policy.json"))["Statement"]:
         actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
