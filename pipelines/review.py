@@ -42,6 +42,10 @@ from pipelines.reviewing.config import ReviewExportConfig, ReviewImportConfig
 COMMANDS = ("export", "import")
 
 
+class AtWork(Exception):
+    """Another run holds the lock of the output."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments else ""
@@ -52,8 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"review.py: error: say export or import first, not {command!r}; see --help", file=sys.stderr)
         return 2
     stop_on_signals()
-    from pipelines.lock import Held  # not for --help
-
     try:
         summary = _export(arguments) if command == "export" else _import(arguments)
     except UsageError as error:
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         say(f"stopped by {error}: nothing was changed but files of the review itself")
         return error.exit_code
-    except Held as error:
+    except AtWork as error:
         say(f"another run is at work: {error}")
         return 5
     except (OSError, RunFailed) as error:
@@ -84,9 +86,13 @@ def _export(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _import(arguments: Sequence[str]) -> dict[str, Any]:
     config = parse(ReviewImportConfig, arguments, prog="review.py import", description=__doc__ or "")
+    from pipelines.lock import Held
     from pipelines.reviewing.receiving import receive
 
-    summary = receive(config)
+    try:
+        summary = receive(config)
+    except Held as error:
+        raise AtWork(str(error)) from error
     say(
         f"{summary['corrections']:,} corrections of {summary['images']:,} images, {summary['pixels']:,} pixels, "
         f"{summary['conflicts']:,} conflicts ({summary['listed']}); label_corpus.py uses them from its next run on"

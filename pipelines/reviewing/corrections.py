@@ -34,7 +34,6 @@ def said(drawn: Drawn, before: Ids, classes: ClassSet, accept: str, regions: Ite
     one, and if every object could be read: else one of those may be there. An object of no known class says nothing.
     accept: "changed" keeps the pixels that differ from the label, "regions" also all in `regions`, "all" everything.
     """
-    background = classes.background.id if classes.background else -1
     objects, over = (np.full(before.shape, -1, np.int32) for _ in range(2))  # the later object; the later that differs
     nothing, contested = (np.zeros(before.shape, bool) for _ in range(2))
     problems, complete = [], True
@@ -55,8 +54,9 @@ def said(drawn: Drawn, before: Ids, classes: ClassSet, accept: str, regions: Ite
         new = mask & (before != class_id)
         contested |= new & (over >= 0) & (over != class_id)
         over[new] = class_id
-    empty = np.where(nothing, -1, background if complete else -1)
-    after = np.where(over >= 0, over, np.where(objects >= 0, objects, empty)).astype(np.int32)
+    after = np.where(over >= 0, over, objects)
+    if complete and classes.background is not None:
+        after[(after < 0) & ~nothing] = classes.background.id
     changed = (after != before) & (after >= 0)
     vouched = changed if accept != "all" else np.ones(before.shape, bool)
     if accept == "regions":

@@ -164,14 +164,16 @@ def _drawn(
 def _read(result: Mapping[str, Any], image: ReviewImage) -> tuple[str, Mask]:
     """(label, mask) of a region."""
     value, kind = result["value"], result["type"]
-    label = (value.get(kind) or value.get("labels"))[0]
+    labels = value.get(kind) or value.get("labels")
+    if not labels:
+        raise ValueError("it has no label")
     height, width = int(result["original_height"]), int(result["original_width"])
     if reason := image.refuses(width, height):
         raise ValueError(reason)
     if kind == "brushlabels":
-        return label, brush().decode_rle(value["rle"]).reshape(height, width, 4)[..., 3] >= HALF
+        return labels[0], brush().decode_rle(value["rle"]).reshape(height, width, 4)[..., 3] >= HALF
     if kind == "polygonlabels":
-        return label, fill(np.asarray(value["points"], float) / 100 * (width, height), image.size)
+        return labels[0], fill(np.asarray(value["points"], float) / 100 * (width, height), image.size)
     raise ValueError("only brushes and polygons are understood")
 
 
