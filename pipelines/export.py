@@ -5,7 +5,8 @@
     python pipelines/export.py --labels s3://bucket/labels --to huggingface --title "Our streets" --license cc-by-4.0
 
 One snapshot is exported, image by image, so a corpus of any size takes the same memory. The same command again does
-nothing, or finishes what was stopped; after the labels changed it brings the folder up to date. What is in the folder:
+nothing, or finishes what was stopped; after the labels changed it brings the folder up to date, and leaves files of
+others there. Every format needs a folder of its own. What is in it:
 
     coco           annotations/instances_SPLIT.json (RLE, exact), images/
     coco-panoptic  annotations/panoptic_SPLIT.json, annotations/panoptic_SPLIT/*.png, images/

@@ -12,15 +12,17 @@ boxes point out the regions. What is in the folder:
     cvat          annotations.xml ("CVAT for images 1.1"), images/
     coco          annotations/instances_default.json, images/
     fiftyone      labels.json and data/ (COCODetectionDataset, label_types="segmentations")
-    all           review.json: what was sent out; import needs it
+    all           review.json and sent/: what was sent out; import needs both
 
 import compares what comes back with what was sent out. The pixels that a person changed (or vouches for, --accept)
 become a partial map with annotator and time in OUTPUT/human, which every later label_corpus.py run paints last: no
 relabel overwrites them. They belong to the bytes that the person saw; for other bytes they are kept, listed and not
 used. Conflicts with earlier corrections are listed, and the later one counts. The same file twice changes nothing.
+Where one of an image's shapes cannot be read, places without any say nothing; forgotten images are left out.
 
 The last line on stdout is one JSON object. Exit codes: 0 done; 1 failed, images were left out, or something in the file
-could not be used; 2 bad usage; 130 and 143 stopped by SIGINT and SIGTERM. `review.py export --help` lists all settings.
+could not be used; 2 bad usage; 5 another run is at work on this output (import); 130 and 143 stopped by SIGINT and
+SIGTERM. `review.py export --help` lists all settings.
 """
 
 import json
@@ -34,10 +36,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.config import UsageError, parse
 from pipelines.flow.progress import say
-from pipelines.flow.stop import Interrupted, stop_on_signals
+from pipelines.flow.stop import Interrupted, RunFailed, stop_on_signals
 from pipelines.reviewing.config import ReviewExportConfig, ReviewImportConfig
 
 COMMANDS = ("export", "import")
+
+
+class AtWork(Exception):
+    """Another run holds the lock of the output."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         say(f"stopped by {error}: nothing was changed but files of the review itself")
         return error.exit_code
-    except OSError as error:
+    except AtWork as error:
+        say(f"another run is at work: {error}")
+        return 5
+    except (OSError, RunFailed) as error:
         say(f"error: {error}")
         return 1
     print(json.dumps(summary, ensure_ascii=False), flush=True)
@@ -77,9 +86,13 @@ def _export(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _import(arguments: Sequence[str]) -> dict[str, Any]:
     config = parse(ReviewImportConfig, arguments, prog="review.py import", description=__doc__ or "")
+    from pipelines.lock import Held
     from pipelines.reviewing.receiving import receive
 
-    summary = receive(config)
+    try:
+        summary = receive(config)
+    except Held as error:
+        raise AtWork(str(error)) from error
     say(
         f"{summary['corrections']:,} corrections of {summary['images']:,} images, {summary['pixels']:,} pixels, "
         f"{summary['conflicts']:,} conflicts ({summary['listed']}); label_corpus.py uses them from its next run on"

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,19 @@ def choose_store(uri: str, output: str) -> tuple[str, str | None]:
     """The tracking URI and, for a sqlite file, where its artifacts go (None: the server decides).
 
     First the configured URI, then MLFLOW_TRACKING_URI, then a sqlite file beside the output, so that all outputs in
-    one folder can be compared; in the working directory where the output is a URL.
+    one folder can be compared; in the working directory where the output is a URL, or, where nothing can be written
+    there, in the home directory or that of temporary files.
     """
     given = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if given:
         return given, artifacts_of(given)
     target = storage.absolute(output)
-    folder = Path.cwd() if "://" in target else Path(target).parent
-    if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
-        folder = Path(target)
+    if "://" in target:
+        folders = [Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
+    else:
+        folders = [Path(target).parent, Path(target)]
+    *better, last = folders
+    folder = next((one for one in better if os.access(one if one.exists() else one.parent, os.W_OK)), last)
     store = f"{SQLITE}{folder / 'mlflow.db'}"
     return store, artifacts_of(store)
 

@@ -219,8 +219,11 @@ def _apply(table: npt.NDArray[np.int32], ids: npt.NDArray[np.integer], otherwise
     return np.where(known, table[np.where(known, ids, 0)], otherwise).astype(np.int32)
 
 
-def read_names(address: str | None) -> Iterator[str]:
-    """Names, one a line, of a file or URL; a file suffix is dropped. Nothing for None."""
+def read_names(address: str | None, whole_lines: bool = False) -> Iterator[str]:
+    """Names, one a line, of a file or URL; a file suffix is dropped. Nothing for None.
+
+    whole_lines: names have spaces; else a name ends at the first one, as in VOC's lists.
+    """
     if address is None:
         return
     try:
@@ -229,5 +232,5 @@ def read_names(address: str | None) -> Iterator[str]:
         raise UsageError(f"the list {address} cannot be read: {error}") from error
     for line in text.splitlines():
         if line.strip():
-            name = line.split()[0]
+            name = line.strip() if whole_lines else line.split()[0]
             yield _stem(name) if name.lower().endswith((".jpg", ".jpeg", ".png")) else name

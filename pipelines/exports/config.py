@@ -39,7 +39,9 @@ class ExportConfig(Section):
         ge=1,
         description="objects of one image at most; coco makes one of the smallest of a class, yolo leaves them out",
     )
-    rows_per_file: int = Field(default=512, ge=1, description="huggingface: images in one Parquet file")
+    rows_per_file: int = Field(
+        default=512, ge=1, description="huggingface: images in one Parquet file, which ends at 256 MB too"
+    )
     title: str = Field(default="", description="huggingface: name of the dataset; default: the corpus")
     license: str = Field(
         default="unknown", description="huggingface: licence of the images and labels, such as cc-by-4.0"

@@ -40,6 +40,8 @@ SCHEMA = pa.schema(
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 # Pictures are large: a reader of one row reads this many.
 ROWS_PER_GROUP = 16
+# A file is in memory three times while it is made: its rows, the table, the Parquet bytes.
+BYTES_PER_FILE = 256_000_000
 
 
 class HuggingFaceWriter(Writer):
@@ -54,6 +56,7 @@ class HuggingFaceWriter(Writer):
         self.void = next(value for value in (255, 65535) if value not in taken)
         self.dtype = np.uint8 if max(*taken, self.void) < 256 else np.uint16
         self.rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        self.held = dict.fromkeys(SPLITS, 0)
         self.files = dict.fromkeys(SPLITS, 0)
         self.counts = dict.fromkeys(SPLITS, 0)
 
@@ -77,7 +80,8 @@ class HuggingFaceWriter(Writer):
         rows = self.rows[item.split]
         rows.append(encoded)
         self.counts[item.split] += 1
-        if len(rows) >= self.config.rows_per_file:
+        self.held[item.split] += sum(len(encoded[name]["bytes"]) for name in PICTURES)
+        if len(rows) >= self.config.rows_per_file or self.held[item.split] >= BYTES_PER_FILE:
             self._write(item.split)
 
     def _write(self, split: str) -> None:
@@ -86,7 +90,7 @@ class HuggingFaceWriter(Writer):
         storage.write_parquet(storage.join(self.target.url, path), table, row_group_size=ROWS_PER_GROUP)
         self.target.written.add(path)
         self.files[split] += 1
-        self.rows[split] = []
+        self.rows[split], self.held[split] = [], 0
 
     def close(self) -> dict[str, Any]:
         for split, rows in self.rows.items():

@@ -1,9 +1,10 @@
 """The export: a pinned snapshot, image by image, to a folder of another format."""
 
+import contextlib
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +17,10 @@ from pipelines.exports.writer import Item, Spool, Target, Writer, classes_yaml
 from pipelines.flow.progress import Progress, say
 
 MARK = "export.json"
-"""In the folder of every export: what it is of, and whether it is whole. Written first and last."""
+"""In the folder of every export: what it is of, whether it is whole, and its files. Written first and last.
+
+files: by folder, because a list of names is what forgetting takes an image out of. known: whether those are all, which
+they are not once an export was killed."""
 COLUMNS = ("class_map", "confidence", "keep_threshold", "height", "width", "label_key")
 SAME = ("to", "keep", "min_confidence", "val", "images", "instances", "min_area_px", "max_regions", "rows_per_file",
         "title", "license", "limit")  # fmt: skip
@@ -30,12 +34,26 @@ def export(config: ExportConfig) -> dict[str, Any]:
     output = config.output or storage.join(snapshot.output, "exports", config.to)
     target = Target(storage.absolute(output))
     mark = _mark(config, snapshot)
-    before = _read_mark(target.url)
+    before = _read_mark(target.url, config.to)
     if before and before["complete"] and before["key"] == mark["key"] and not before["skipped"]:
         say(f"{target.url} holds this very export already; nothing to do")
         return {**before["summary"], "written": False}
+    earlier = _earlier(before, mark, target.url)
     writer = _writer(config, target, snapshot)
-    target.write(MARK, _json(mark))
+    target.write(MARK, _json({**mark, "files": _by_folder(earlier), "known": False}))
+    try:
+        return _write(config, snapshot, target, writer, mark, earlier)
+    except BaseException:
+        # What was written so far may be stale in the next export.
+        stopped = {**mark, "files": _by_folder(earlier | target.written), "known": True}
+        with contextlib.suppress(OSError):
+            target.write(MARK, _json(stopped))
+        raise
+
+
+def _write(
+    config: ExportConfig, snapshot: Snapshot, target: Target, writer: Writer, mark: dict[str, Any], earlier: set[str]
+) -> dict[str, Any]:
     skipped = _write_all(writer, snapshot, config)
     summary = {
         "format": config.to,
@@ -47,8 +65,11 @@ def export(config: ExportConfig) -> dict[str, Any]:
         "output": target.url,
     }
     target.write("classes.yaml", classes_yaml(snapshot.classes))
-    target.write(MARK, _json({**mark, "complete": True, "summary": summary, "skipped": skipped}))
-    _tidy(target)
+    # What an earlier export of other labels left in the folder; files of others stay.
+    for path in earlier - target.written:
+        storage.remove(storage.join(target.url, path))
+    done = {"complete": True, "summary": summary, "skipped": skipped, "files": _by_folder(target.written)}
+    target.write(MARK, _json({**mark, **done, "known": True}))
     return {**summary, "written": True}
 
 
@@ -83,14 +104,38 @@ def _mark(config: ExportConfig, snapshot: Snapshot) -> dict[str, Any]:
     return {**made_of, "key": hashlib.sha256(_json(made_of)).hexdigest(), "complete": False}
 
 
-def _read_mark(url: str) -> dict[str, Any] | None:
+def _read_mark(url: str, to: str) -> dict[str, Any] | None:
     """What an earlier export left. Raises UsageError for a folder that holds something else."""
     if storage.exists(storage.join(url, MARK)):
         found: dict[str, Any] = json.loads(storage.read_bytes(storage.join(url, MARK)))
+        if (held := found["settings"]["to"]) != to:
+            raise UsageError(f"--output {url} holds an export to {held}: give every format a folder of its own")
         return found
     if held := storage.tree(url):
         raise UsageError(f"--output {url} holds other files ({held[0]}): give the export a folder of its own")
     return None
+
+
+def _earlier(before: dict[str, Any] | None, mark: dict[str, Any], url: str) -> set[str]:
+    """Paths of the files that earlier exports wrote, below the folder. Raises UsageError where they are not known."""
+    if before is None:
+        return set()
+    # The same export writes the same files again.
+    if not before.get("known") and before["key"] != mark["key"]:
+        raise UsageError(
+            f"--output {url}: an export of other labels or settings was killed there, and which files are its own is "
+            "not known; remove the folder, or give another"
+        )
+    files: dict[str, list[str]] = before.get("files", {})
+    return {f"{folder}/{name}".lstrip("/") for folder, names in files.items() for name in names}
+
+
+def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        folder, _, name = path.rpartition("/")
+        found.setdefault(folder, []).append(name)
+    return found
 
 
 def _write_all(writer: Writer, snapshot: Snapshot, config: ExportConfig) -> list[dict[str, str]]:
@@ -156,12 +201,6 @@ def _write_index(target: Target, index: Spool) -> None:
         index.copy_to(file)  # type: ignore[arg-type]
         file.write(b"\n]\n")
     target.upload("assets.json", Path(file.name))
-
-
-def _tidy(target: Target) -> None:
-    """Remove what an earlier export of other labels left in the folder."""
-    for path in set(storage.tree(target.url)) - target.written:
-        storage.remove(storage.join(target.url, path))
 
 
 def _json(value: Any) -> bytes:

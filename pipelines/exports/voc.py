@@ -49,6 +49,9 @@ class VocWriter(Writer):
         # How datumaro and CVAT learn what the colours mean.
         lines = ["# label:color_rgb:parts:actions"]
         lines += [f"{plain(name)}:{','.join(map(str, color))}::" for _, name, color in self.entries]
+        if self.config.keep != "all":
+            # A colour that is in the masks and not in the list is refused.
+            lines.append(f"ignored:{','.join(map(str, VOID_COLOR))}::")
         self.target.write(f"{ROOT}/labelmap.txt", "".join(f"{line}\n" for line in lines).encode())
         return {"train": len(self.names["train"]), "val": len(self.names["val"])}
 

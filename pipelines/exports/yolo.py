@@ -47,7 +47,7 @@ class YoloWriter(Writer):
     def close(self) -> dict[str, Any]:
         train = "train" if "train" in self.splits else "val"
         data = {
-            "path": ".",
+            # Without a `path`, which would be below the working directory, they lie beside this file.
             "train": f"images/{train}",
             # Trainers insist on a validation split.
             "val": "images/val" if "val" in self.splits else f"images/{train}",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from pipelines.config import UsageError
 from pipelines.exports.regions import regions, run_lengths
 from pipelines.exports.snapshot import Ids
 from pipelines.exports.writer import Spool, write_json
-from pipelines.reviewing.review import Drawn, Mask, Review, ReviewImage, ReviewWriter, label_names, name_of
+from pipelines.reviewing.review import Drawn, Mask, Review, ReviewImage, ReviewWriter, Shape, label_names, name_of
 
 
 class CocoReviewWriter(ReviewWriter):
     """annotations/instances_default.json; image entries carry `regions` ([x, y, width, height]) and `value`."""
 
     path = "annotations/instances_default.json"
+    crowd = 0
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -50,7 +52,7 @@ class CocoReviewWriter(ReviewWriter):
                     "segmentation": segmentation,
                     "bbox": box,
                     "area": area,
-                    "iscrowd": 0,
+                    "iscrowd": self.crowd,
                 }
             )
 
@@ -65,6 +67,8 @@ class FiftyOneReviewWriter(CocoReviewWriter):
 
     path = "labels.json"
     images = "data"
+    # It writes masks of crowds as they are, and all others as polygons, up to 2 pixels beside their edges.
+    crowd = 1
 
 
 def read(data: bytes, review: Review, annotator: str, when: datetime, empty: str) -> Iterator[Drawn]:
@@ -90,29 +94,29 @@ def read(data: bytes, review: Review, annotator: str, when: datetime, empty: str
         image = review.images.get(name)
         if not own and empty == "skip":
             continue
-        layers, problems = _layers(own, categories, image) if image else ([], [])
+        refused = image.refuses(entry.get("width"), entry.get("height")) if image else ""
         who = annotator or str(info.get("contributor") or "")
-        yield Drawn(name, who, _time(str(info.get("date_created") or ""), when), tuple(layers), tuple(problems))
+        time = _time(str(info.get("date_created") or ""), when)
+        yield Drawn(name, who, time, _shapes(own, categories, image) if image else (), refused)
 
 
-def _layers(
-    annotations: list[dict[str, Any]], categories: dict[Any, str], image: ReviewImage
-) -> tuple[list[tuple[str, Mask]], list[str]]:
-    layers, problems = [], []
-    for annotation in sorted(annotations, key=lambda one: -float(one.get("area") or 0)):
-        try:
-            layers.append((categories[annotation["category_id"]], _mask(annotation["segmentation"], image.size)))
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            problems.append(f"annotation {annotation.get('id')} cannot be read: {error!r}")
-    return layers, problems
+def _shapes(annotations: list[dict[str, Any]], categories: dict[Any, str], image: ReviewImage) -> tuple[Shape, ...]:
+    def read(annotation: dict[str, Any]) -> tuple[str, Mask]:
+        return categories[annotation["category_id"]], _mask(annotation["segmentation"], image.size)
+
+    largest_first = sorted(annotations, key=lambda one: -float(one.get("area") or 0))
+    return tuple(Shape(f"annotation {one.get('id')}", partial(read, one)) for one in largest_first)
 
 
 def _mask(segmentation: Any, size: tuple[int, int]) -> Mask:
-    """bool [H, W] of polygons, or of compressed or uncompressed RLE. Raises ValueError for another size."""
+    """bool [H, W] of polygons, or of compressed or uncompressed RLE. Raises ValueError for another size, or none."""
     from pycocotools import mask as coco
 
     if isinstance(segmentation, list):
-        whole = coco.merge(coco.frPyObjects([part for part in segmentation if len(part) >= 6], *size))
+        parts = [part for part in segmentation if len(part) >= 6]
+        if not parts:
+            raise ValueError("it has a box and no segmentation")
+        whole = coco.merge(coco.frPyObjects(parts, *size))
     else:
         if tuple(segmentation["size"]) != size:
             raise ValueError(f"its size is {segmentation['size']}, the image's {list(size)}")

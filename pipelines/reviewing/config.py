@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipelines.config import Count, Section
+from pipelines.config import Count, LockConfig, Section
 
 Format = Literal["label-studio", "cvat", "coco", "fiftyone"]
 
@@ -63,3 +63,4 @@ class ReviewImportConfig(Section):
     empty: Literal["skip", "background"] = Field(
         default="skip", description="coco, cvat, fiftyone: an image without any object was not looked at, or is empty"
     )
+    lock: LockConfig = LockConfig()

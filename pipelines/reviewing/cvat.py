@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,6 +19,7 @@ from pipelines.reviewing.review import (
     Review,
     ReviewImage,
     ReviewWriter,
+    Shape,
     fill,
     label_names,
     name_of,
@@ -97,18 +99,16 @@ def read(data: bytes, review: Review, annotator: str, when: datetime, empty: str
         shapes = [shape for shape in entry if shape.get("label") != POINTER]
         if not shapes and empty == "skip":
             continue
-        layers, problems = _layers(shapes, image) if image else ([], [])
-        yield Drawn(name, who, time, tuple(layers), tuple(problems))
+        refused = image.refuses(entry.get("width"), entry.get("height")) if image else ""
+        yield Drawn(name, who, time, _shapes(shapes, image) if image else (), refused)
 
 
-def _layers(shapes: list[ElementTree.Element], image: ReviewImage) -> tuple[list[tuple[str, Mask]], list[str]]:
-    layers, problems = [], []
-    for shape in sorted(shapes, key=lambda one: int(one.get("z_order", 0))):
-        try:
-            layers.append((shape.attrib["label"], _mask(shape, image.size)))
-        except (KeyError, ValueError, IndexError) as error:
-            problems.append(f"a {shape.tag} cannot be read: {error!r}")
-    return layers, problems
+def _shapes(shapes: list[ElementTree.Element], image: ReviewImage) -> tuple[Shape, ...]:
+    def read(shape: ElementTree.Element) -> tuple[str, Mask]:
+        return shape.attrib["label"], _mask(shape, image.size)
+
+    lowest_first = sorted(shapes, key=lambda one: int(one.get("z_order", 0)))
+    return tuple(Shape(f"a {shape.tag}", partial(read, shape)) for shape in lowest_first)
 
 
 def _mask(shape: ElementTree.Element, size: tuple[int, int]) -> Mask:

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ from pipelines.reviewing.review import (
     Review,
     ReviewImage,
     ReviewWriter,
+    Shape,
     fill,
     label_names,
     name_of,
@@ -139,39 +141,39 @@ def read(data: bytes, review: Review, annotator: str, when: datetime) -> Iterato
         name = str(about.get("name") or name_of(str(about.get("image", ""))))
         for annotation in annotations or ():
             if not annotation.get("was_cancelled"):
-                yield _drawn(name, annotation, review, annotator, when)
+                yield _drawn(name, about, annotation, review, annotator, when)
 
 
-def _drawn(name: str, annotation: Mapping[str, Any], review: Review, annotator: str, when: datetime) -> Drawn:
+def _drawn(
+    name: str, about: Mapping[str, Any], annotation: Mapping[str, Any], review: Review, annotator: str, when: datetime
+) -> Drawn:
     image = review.images.get(name)
-    layers, problems = [], []
-    for result in annotation.get("result", ()) if image else ():
-        assert image is not None
-        try:
-            layer = _layer(result, image)
-        except (KeyError, ValueError, IndexError, TypeError) as error:
-            problems.append(f"a {result.get('type')} cannot be read: {error!r}")
-            continue
-        if layer:
-            layers.append(layer)
     who = annotation.get("completed_by")
     who = who.get("email") or who.get("id") if isinstance(who, Mapping) else who
-    return Drawn(name, annotator or str(who or ""), _time(annotation, when), tuple(layers), tuple(problems))
+    shapes, refused = [], ""
+    if image is not None:
+        # One project may hold the tasks of several reviews, with the same names.
+        if (about.get("snapshot"), about.get("digest")) != (review.snapshot, image.digest):
+            refused = "this task is of another review: its snapshot or image is not the one that was sent out here"
+        # What points out a region, or joins two of them, is no object.
+        drawn = [one for one in annotation.get("result", ()) if one.get("from_name") != LOOK and "value" in one]
+        shapes = [Shape(f"a {one.get('type')}", partial(_read, one, image)) for one in drawn]
+    return Drawn(name, annotator or str(who or ""), _time(annotation, when), tuple(shapes), refused)
 
 
-def _layer(result: Mapping[str, Any], image: ReviewImage) -> tuple[str, Mask] | None:
-    """(label, mask) of a region; None for what is no painted object."""
-    if result.get("from_name") == LOOK or "value" not in result:
-        return None
+def _read(result: Mapping[str, Any], image: ReviewImage) -> tuple[str, Mask]:
+    """(label, mask) of a region."""
     value, kind = result["value"], result["type"]
     labels = value.get(kind) or value.get("labels")
-    size = (int(result["original_height"]), int(result["original_width"]))
-    if size != image.size:
-        raise ValueError(f"it was drawn on {size[1]} x {size[0]} pixels, the image has {image.width} x {image.height}")
+    if not labels:
+        raise ValueError("it has no label")
+    height, width = int(result["original_height"]), int(result["original_width"])
+    if reason := image.refuses(width, height):
+        raise ValueError(reason)
     if kind == "brushlabels":
-        return labels[0], brush().decode_rle(value["rle"]).reshape(*size, 4)[..., 3] >= HALF
+        return labels[0], brush().decode_rle(value["rle"]).reshape(height, width, 4)[..., 3] >= HALF
     if kind == "polygonlabels":
-        return labels[0], fill(np.asarray(value["points"], float) / 100 * (image.width, image.height), size)
+        return labels[0], fill(np.asarray(value["points"], float) / 100 * (width, height), image.size)
     raise ValueError("only brushes and polygons are understood")
 
 

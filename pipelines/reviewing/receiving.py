@@ -13,9 +13,11 @@ from pipelines import storage
 from pipelines.config import UsageError
 from pipelines.exports.snapshot import Ids
 from pipelines.flow.progress import say
+from pipelines.forgetting.memory import Forgotten
+from pipelines.lock import only_run
 from pipelines.reviewing.config import ReviewImportConfig
 from pipelines.reviewing.corrections import Said, overruled, said
-from pipelines.reviewing.review import Drawn, Review, ReviewImage
+from pipelines.reviewing.review import Drawn, Review, ReviewImage, sent_path
 from pipelines.tables.human import Correction, HumanTable, paint
 from pipelines.tables.labels import LabelTable
 from pipelines.tables.pictures import read_png
@@ -26,9 +28,10 @@ TOLD = 20
 
 @dataclass
 class Received:
-    """What an import found. corrections: by asset, its address and what is new. conflicts, problems: for people."""
+    """What an import found. corrections: by asset, its address and what is new, as values of the human table.
+    conflicts, problems: for people."""
 
-    corrections: dict[str, tuple[str, list[Correction]]] = field(default_factory=dict)
+    corrections: dict[str, tuple[str, list[dict[str, Any]]]] = field(default_factory=dict)
     conflicts: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     pixels: int = 0
@@ -36,32 +39,37 @@ class Received:
 
 
 def receive(config: ReviewImportConfig) -> dict[str, Any]:
-    """Store the corrections; returns what the last line of stdout says. Raises UsageError for what cannot be used."""
+    """Store the corrections; returns what the last line of stdout says. Raises UsageError for what cannot be used, and
+    Held while another run is at work on the output."""
     url = storage.absolute(config.review)
     review = Review.read(url)
     output = storage.absolute(config.labels or review.labels)
-    people = HumanTable(storage.join(output, "human"))
-    source = f"{review.tool}: {config.file.rstrip('/').rpartition('/')[2]}"
+    if LabelTable(storage.join(output, "labels")).version() is None:
+        raise UsageError(f"--labels: {output} has no published labels; say where they are now")
     drawn = sorted(_drawn(config, review), key=lambda one: (one.time, one.name))
     if drawn and any(not one.annotator for one in drawn):
         raise UsageError("--annotator: the file does not say who corrected")
-    received = _compare(drawn, review, output, people, config, source)
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-    added = people.add(received.corrections, run_id)
-    listed = storage.join(url, f"imported-{run_id}.json")
-    summary = {
-        "corrections": added,
-        "known_before": sum(len(found) for _, found in received.corrections.values()) - added,
-        "images": len(received.corrections),
-        "pixels": received.pixels,
-        "unchanged_images": received.unchanged,
-        "conflicts": len(received.conflicts),
-        "problems": len(received.problems),
-        "labels": output,
-        "listed": listed,
-    }
-    about = {**summary, "conflicts": received.conflicts, "problems": received.problems}
-    storage.write_bytes(listed, json.dumps(about, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    # Beside another import one of both would be lost, and beside forgetting what is being forgotten would come back.
+    with only_run(output, config.lock) as confirm:
+        people = HumanTable(storage.join(output, "human"))
+        received = _compare(drawn, review, url, output, people, config)
+        confirm()
+        added = people.add(received.corrections, run_id)
+        listed = storage.join(url, f"imported-{run_id}.json")
+        summary = {
+            "corrections": added,
+            "known_before": sum(len(found) for _, found in received.corrections.values()) - added,
+            "images": len(received.corrections),
+            "pixels": received.pixels,
+            "unchanged_images": received.unchanged,
+            "conflicts": len(received.conflicts),
+            "problems": len(received.problems),
+            "labels": output,
+            "listed": listed,
+        }
+        about = {**summary, "conflicts": received.conflicts, "problems": received.problems}
+        storage.write_bytes(listed, json.dumps(about, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     _tell(received)
     return summary
 
@@ -85,40 +93,78 @@ def _drawn(config: ReviewImportConfig, review: Review) -> Iterator[Drawn]:
 
 
 def _compare(
-    drawn: list[Drawn], review: Review, output: str, people: HumanTable, config: ReviewImportConfig, source: str
+    drawn: list[Drawn], review: Review, url: str, output: str, people: HumanTable, config: ReviewImportConfig
 ) -> Received:
-    """What is new, image by image: against the label that was sent out, and against earlier corrections."""
+    """What is new, against the label that was sent out and against earlier corrections: image by image, because a large
+    one takes hundreds of megabytes."""
     received = Received()
-    wanted = {review.images[one.name].asset for one in drawn if one.name in review.images}
-    sent = _sent(review, wanted)
-    now = _digests(output, wanted)
-    earlier = people.read(wanted)
-    painted: dict[str, Ids] = {}
+    source = f"{review.tool}: {config.file.rstrip('/').rpartition('/')[2]}"
+    by_name: dict[str, list[Drawn]] = {}
     for one in drawn:
-        image = review.images.get(one.name)
-        received.problems += [f"{one.name}: {problem}" for problem in one.problems]
+        by_name.setdefault(one.name, []).append(one)
+    wanted = _wanted(by_name, review, Forgotten.load(output), received)
+    assets = {image.asset for image in wanted}
+    now = _digests(output, assets)
+    earlier = people.read(assets)
+    for image in wanted:
+        before = [row for row in earlier.get(image.asset, []) if row["digest"] == image.digest]
+        received.problems += [f"{image.name}: {one.refused}" for one in by_name[image.name] if one.refused]
+        work = [one for one in by_name[image.name] if not one.refused]
+        sent = _sent(url, image, received) if work else None
+        if sent is not None:
+            _image(received, image, work, sent, before, now.get(image.asset), review, config.accept, source)
+    return received
+
+
+def _wanted(
+    by_name: dict[str, list[Drawn]], review: Review, forgotten: Forgotten, received: Received
+) -> list[ReviewImage]:
+    """The images that are in the review and were not forgotten since."""
+    found, gone = [], 0
+    for name in by_name:
+        image = review.images.get(name)
         if image is None:
-            received.problems.append(f"{one.name}: this image was not in the review")
-            continue
-        if image.asset not in sent:
-            raise UsageError(f"snapshot {review.snapshot} of {review.labels}, which the review was made of, is gone")
-        found = said(one, sent[image.asset], review.classes, config.accept, image.regions)
-        received.problems += [f"{one.name}: {label!r} is no class of the labels" for label in found.unknown]
+            received.problems.append(f"{name}: this image was not in the review")
+        elif forgotten.holds("asset", image.asset) or forgotten.holds("digest", image.digest):
+            gone += 1
+        else:
+            found.append(image)
+    if gone:
+        # Without their names: what is listed stays in the review's folder.
+        received.problems.append(f"{gone} images were forgotten since they were sent out; nothing of them is taken in")
+    return found
+
+
+def _image(
+    received: Received,
+    image: ReviewImage,
+    work: list[Drawn],
+    sent: Ids,
+    before: list[dict[str, Any]],
+    digest: str | None,
+    review: Review,
+    accept: str,
+    source: str,
+) -> None:
+    """The work on one image, in order. sent: the label that people saw. before: earlier corrections of these bytes.
+    digest: of the image's bytes now."""
+    known = {row["id"] for row in before}
+    painted: Ids | None = None
+    for one in work:
+        found = said(one, sent, review.classes, accept, image.regions)
+        received.problems += [f"{one.name}: {problem}" for problem in found.problems]
         if not (found.ids >= 0).any():
             received.unchanged += 1
             continue
-        correction = _correction(image, one, found, review, source)
-        before = [row for row in earlier.get(image.asset, []) if row["digest"] == image.digest]
-        if any(row["id"] == correction.to_row()["id"] for row in before):
-            before = []  # The same file again: it contradicts nobody.
-        elif image.asset not in painted:
-            painted[image.asset] = paint(before, review.classes, image.size)[0]
-        _conflicts(received, image, one, found, painted.get(image.asset), now.get(image.asset))
-        if image.asset in painted:
-            painted[image.asset] = np.where(found.ids >= 0, found.ids, painted[image.asset])
+        row = _correction(image, one, found, review, source).to_row()
+        # The same file again contradicts nobody.
+        if row["id"] not in known and painted is None:
+            painted = paint(before, review.classes, image.size)[0]
+        _conflicts(received, image, one, found, painted, digest)
+        if painted is not None:
+            painted = np.where(found.ids >= 0, found.ids, painted)
         received.pixels += int((found.ids >= 0).sum())
-        received.corrections.setdefault(image.asset, (image.uri, []))[1].append(correction)
-    return received
+        received.corrections.setdefault(image.asset, (image.uri, []))[1].append(row)
 
 
 def _correction(image: ReviewImage, drawn: Drawn, found: Said, review: Review, source: str) -> Correction:
@@ -143,14 +189,13 @@ def _conflicts(
         received.conflicts.append({**about, "pixels": int((found.ids >= 0).sum()), "what": what})
 
 
-def _sent(review: Review, assets: set[str]) -> dict[str, Ids]:
-    """The labels as they were when the review was made, int32 [H, W] of class ids, by asset."""
-    table = LabelTable(storage.join(review.labels, "labels"))
-    found = {}
-    for batch in table.newest(["asset", "class_map"], version=review.snapshot, batch_rows=16, assets=assets):
-        for row in batch.to_pylist():
-            found[row["asset"]] = read_png(row["class_map"]).astype(np.int32)
-    return found
+def _sent(url: str, image: ReviewImage, received: Received) -> Ids | None:
+    """The label as it was when the review was made, int32 [H, W] of class ids; None, with a problem, without it."""
+    try:
+        return read_png(storage.read_bytes(storage.join(url, sent_path(image.name)))).astype(np.int32)
+    except FileNotFoundError:
+        received.problems.append(f"{image.name}: the label that was sent out ({sent_path(image.name)}) is gone")
+        return None
 
 
 def _digests(output: str, assets: set[str]) -> dict[str, str]:

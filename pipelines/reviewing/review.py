@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -39,6 +39,17 @@ class ReviewImage:
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
+
+    @property
+    def name(self) -> str:
+        return name_of(self.file)
+
+    def refuses(self, width: Any, height: Any) -> str:
+        """Why work on an image of another size cannot be used; "" where it can, or where no size is told."""
+        told = [None if value is None else int(float(value)) for value in (width, height)]
+        if None in told or told == [self.width, self.height]:
+            return ""
+        return f"it was drawn on {told[0]} x {told[1]} pixels, the image has {self.width} x {self.height}"
 
 
 @dataclass(frozen=True)
@@ -79,18 +90,35 @@ def name_of(path: str) -> str:
     return last.rpartition(".")[0] or last
 
 
+def sent_path(name: str) -> str:
+    """Where, in the folder of a review, the class map of an image lies as the person was shown it. It is called after
+    the image's file, so that it is found when the image is forgotten."""
+    return f"sent/{name}.png"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One object that a person drew. what: how a person finds it.
+
+    read: the name of its class and bool [H, W], made anew every time, as an image has many. Raises one of UNREADABLE.
+    """
+
+    what: str
+    read: Callable[[], tuple[str, Mask]]
+
+
+UNREADABLE = (KeyError, ValueError, IndexError, TypeError)
+
+
 @dataclass(frozen=True)
 class Drawn:
-    """One person's work on one image. layers: (name of a class, bool [H, W]), later ones on top.
-
-    problems: what could not be used, and why.
-    """
+    """One person's work on one image. shapes: later ones on top. refused: why none of it can be used, or ""."""
 
     name: str
     annotator: str
     time: datetime
-    layers: tuple[tuple[str, Mask], ...]
-    problems: tuple[str, ...] = ()
+    shapes: tuple[Shape, ...]
+    refused: str = ""
 
 
 class ReviewWriter(ABC):

@@ -14,7 +14,7 @@ from pipelines.exports.writer import Target, classes_yaml
 from pipelines.flow.progress import Progress, say
 from pipelines.reviewing.config import ReviewExportConfig
 from pipelines.reviewing.rank import COLUMNS, Candidate, candidates, choose, regions_of
-from pipelines.reviewing.review import FILE, Review, ReviewImage, ReviewWriter, name_of
+from pipelines.reviewing.review import FILE, Review, ReviewImage, ReviewWriter, sent_path
 
 ROWS = (*COLUMNS, "keep_threshold", "uri")
 
@@ -38,7 +38,7 @@ def send(config: ReviewExportConfig) -> dict[str, Any]:
     writer.close()
     target.write("classes.yaml", classes_yaml(snapshot.classes))
     # Last, because without it nothing can be imported.
-    whole = Review(config.to, snapshot.output, snapshot.version, snapshot.classes, {name_of(i.file): i for i in images})
+    whole = Review(config.to, snapshot.output, snapshot.version, snapshot.classes, {i.name: i for i in images})
     target.write(FILE, whole.to_json())
     return {
         "review": target.url,
@@ -68,7 +68,7 @@ def _writer(config: ReviewExportConfig, target: Target, review: Review) -> Revie
 
 def _excluded(address: str | None, snapshot: Snapshot) -> set[str]:
     """Assets that are not wanted; names may lack the file suffix."""
-    names = set(read_names(address))
+    names = set(read_names(address, whole_lines=True))
     return {asset for asset in snapshot.entries if asset in names or (asset.rpartition(".")[0] or asset) in names}
 
 
@@ -107,6 +107,8 @@ def _encoded(
         regions = tuple(regions_of(row, config.rank))
         about = (file, entry.asset, entry.uri, entry.digest, *size, value[entry.asset], regions)
         image = ReviewImage(*about)
+        # What comes back is compared with this: by then the snapshot may be gone.
+        writer.target.write(sent_path(image.name), row["class_map"])
         return image, writer.encode(image, class_ids(row, "all", 0))
 
     with ThreadPoolExecutor(config.threads, thread_name_prefix="review") as threads:

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines import storage
 from pipelines.classes import ClassSet
-from pipelines.tables.delta import NewestRowTable
+from pipelines.tables.delta import RETRIES, CommitConflict, NewestRowTable
 from pipelines.tables.pictures import png, read_png
 
 SCHEMA_VERSION = 1
@@ -127,20 +128,33 @@ class HumanTable(NewestRowTable):
                 found[row["asset"]] = [(one["id"], one["digest"]) for one in in_order(row["corrections"])]
         return found
 
-    def read(self, assets: Collection[str]) -> dict[str, list[dict[str, Any]]]:
-        """The corrections of some assets, in order: values of CORRECTION."""
+    def read(self, assets: Collection[str], version: int | None = None) -> dict[str, list[dict[str, Any]]]:
+        """The corrections of some assets, in order: values of CORRECTION. version: of the table; None: the newest."""
         if not assets:
             return {}
-        batches = self.newest(["asset", "corrections"], batch_rows=64, assets=assets)
+        batches = self.newest(["asset", "corrections"], version=version, batch_rows=64, assets=assets)
         return {row["asset"]: in_order(row["corrections"]) for batch in batches for row in batch.to_pylist()}
 
-    def add(self, found: Mapping[str, tuple[str, Sequence[Correction]]], run_id: str) -> int:
-        """Append corrections (asset to its address and what is new) with one commit; returns how many were new."""
-        before = self.read(set(found))
+    def add(self, found: Mapping[str, tuple[str, Sequence[dict[str, Any]]]], run_id: str) -> int:
+        """Append corrections (asset to its address and what is new, values of CORRECTION) with one commit; returns how
+        many were new. Raises CommitConflict where others commit without end."""
+        for attempt in range(RETRIES + 1):
+            try:
+                return self._add(found, run_id)
+            except CommitConflict:
+                if attempt == RETRIES:
+                    raise
+        raise AssertionError
+
+    def _add(self, found: Mapping[str, tuple[str, Sequence[dict[str, Any]]]], run_id: str) -> int:
+        version = self.version()
+        if version is None and any(corrections for _, corrections in found.values()):
+            version = self.commit([])  # an empty table, so that there is a version that nobody may have followed
+        before = self.read(set(found), version)
         sequence, rows, count = self.next_sequence(), [], 0
         for asset, (uri, corrections) in found.items():
             known = {row["id"]: row for row in before.get(asset, [])}
-            new = {row["id"]: row for row in (one.to_row() for one in corrections) if row["id"] not in known}
+            new = {row["id"]: row for row in corrections if row["id"] not in known}
             if new:
                 count += len(new)
                 held = in_order([*known.values(), *new.values()])
@@ -148,5 +162,11 @@ class HumanTable(NewestRowTable):
         if rows:
             common = {"sequence": sequence, "removed": False, "run_id": run_id, "schema_version": SCHEMA_VERSION}
             table = pa.Table.from_pylist([{**row, **common} for row in rows], schema=SCHEMA)
-            self.append(f"part-{run_id}-{sequence}.parquet", table, {"run_id": run_id})
+            file = self.write_file(f"part-{run_id}-{sequence}.parquet", table)
+            try:
+                # A row replaces all of its asset's: one that came in since would be lost.
+                self.commit([file], {"run_id": run_id}, after=version)
+            except CommitConflict:
+                storage.remove(storage.join(self.url, file.name))
+                raise
         return count

@@ -1,6 +1,7 @@
 """Every export is read back by the library of its own ecosystem and compared with the label table, pixel by pixel."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ from PIL import Image
 
 from models import torchvision_cpu
 from pipelines import export
+from pipelines.exports import huggingface
 from pipelines.exports.regions import Region, merge_smallest, outline, put, regions
 from pipelines.exports.snapshot import safe_name
+from pipelines.flow.stop import Interrupted
+from pipelines.forgetting.aliases import Alias, with_aliases
+from pipelines.forgetting.files import clean_json
+from pipelines.forgetting.names import Names
 from pipelines.tables.labels import SCHEMA
 
 torchvision_cpu.ensure()
@@ -96,6 +102,9 @@ def test_yolo_polygons_drawn_as_trainers_draw_them(
     run(capsys, scene, "--to", "yolo", "--output", tmp_path, "--val", 0.5)
     data = yaml.safe_load((tmp_path / "data.yaml").read_text())
     assert data["names"] == {0: "cat", 1: "dog"}
+    # As ultralytics resolves it: a `path`, if there is one, and else the folder of the file.
+    root = Path(data.get("path") or tmp_path)
+    assert root.is_absolute() and all((root / data[split]).is_dir() for split in ("train", "val"))
     assets = {entry["name"]: entry["asset"] for entry in json.loads((tmp_path / "assets.json").read_text())}
     labels = sorted((tmp_path / "labels").glob("*/*.txt"))
     assert {path.parent.name for path in labels} == {"train", "val"} and len(labels) == len(scene.maps)
@@ -127,6 +136,10 @@ def test_voc_loads_in_torchvision(scene: Scene, tmp_path: Path, capsys: pytest.C
         np.testing.assert_array_equal(np.asarray(mask), np.where(want < 0, 255, want))
         assert photo.size == mask.size and mask.mode == "P"
         assert tuple(mask.getpalette()[3:6]) == scene.classes.classes[0].color
+    lines = (tmp_path / "VOCdevkit/VOC2012/labelmap.txt").read_text().splitlines()[1:]
+    colors = {tuple(map(int, line.split(":")[1].split(","))) for line in lines}
+    shown = {color for path in dataset.masks for _, color in Image.open(path).convert("RGB").getcolors()}
+    assert shown <= colors, "every colour of the masks has a name"
     from pipelines.corpus.voc import VocCorpus
 
     assert len(list(VocCorpus(str(tmp_path / "VOCdevkit/VOC2012"), "train").list())) == len(scene.maps)
@@ -147,6 +160,10 @@ def test_parquet_loads_in_datasets_and_the_card_parses(
     summary = run(capsys, scene, "--to", "huggingface", "--output", out, "--rows_per_file", 2, "--keep", "row")
     assert summary["train"] == 3
     assert sorted(path.name for path in (out / "data").iterdir()) == ["train-00000.parquet", "train-00001.parquet"]
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface, "BYTES_PER_FILE", 1)
+        run(capsys, scene, "--to", "huggingface", "--output", tmp_path / "small")
+    assert len(list((tmp_path / "small/data").iterdir())) == 3, "a file ends where its bytes are many"
     rows = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
     for row in rows:
         want = kept(scene, row["asset"])
@@ -189,6 +206,43 @@ def test_a_second_run_does_nothing_new_labels_replace_and_what_is_gone_is_listed
     told = run(capsys, scene, "--to", "coco", "--output", scene.corpus, code=2)
     assert "holds other files" in told["err"] and (scene.corpus / "c.jpg").is_file()
     assert "no such version" in run(capsys, scene, "--to", "coco", "--snapshot", 99, code=2)["err"]
+
+
+def test_a_folder_has_one_format_and_files_of_others_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_scene(tmp_path, names=("a.jpg", "b.jpg", "c.jpg"))
+    out = tmp_path / "export"
+
+    def yolo(*more: object, code: int = 0) -> dict[str, Any]:
+        return run(capsys, scene, "--to", "yolo", "--output", out, *more, code=code)
+
+    def files() -> set[str]:
+        return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+    yolo()
+    whole = files()
+    (out / "images/train/mine.jpg").write_bytes(b"of the user")
+    assert "an export to yolo" in run(capsys, scene, "--to", "coco", "--output", out, code=2)["err"]
+    assert files() == whole | {"images/train/mine.jpg"}
+
+    def stop(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.exports.yolo.YoloWriter.close", stop)
+        yolo("--val", 0.999, code=143)
+    assert yolo("--limit", 1)["images"] == 1
+    assert {path for path in files() if path.startswith(("images", "labels"))} == {
+        "images/train/a.jpg", "labels/train/a.txt", "images/train/mine.jpg"
+    }  # fmt: skip
+
+    mark = (out / "export.json").read_bytes()
+    names = with_aliases(Names({"a.jpg"}, set(), set()), [Alias(str(out), "", "a")])
+    assert b"a.jpg" in mark and b"a.jpg" not in clean_json(mark, names), "forgetting finds the names of its files"
+    (out / "export.json").write_text(json.dumps({**json.loads(mark), "known": False}))  # as a killed one leaves it
+    assert "was killed there" in yolo(code=2)["err"]
+    assert yolo("--limit", 1)["written"] is False
 
 
 def test_an_export_lives_on_any_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from decide_scene import CLASSES, make_world, weak
 from test_flow import run_at
 
@@ -26,8 +28,9 @@ DAY = datetime(2026, 11, 1, tzinfo=UTC)
 SET = ClassSet.load("cat, dog, sofa, car")
 
 
-def correction(ids: np.ndarray, digest: str = "bytes", who: str = "ann", days: int = 0) -> Correction:
-    return Correction(digest, who, DAY + timedelta(days), ids, {0: "background", 1: "cat", 2: "dog"}, "test")
+def correction(ids: np.ndarray, digest: str = "bytes", who: str = "ann", days: int = 0) -> dict[str, Any]:
+    names = {0: "background", 1: "cat", 2: "dog"}
+    return Correction(digest, who, DAY + timedelta(days), ids, names, "test").to_row()
 
 
 def test_every_corrected_pixel_stays_whatever_else_is_said() -> None:
@@ -65,6 +68,23 @@ def test_later_corrections_are_painted_over_earlier_ones_and_classes_are_found_b
     assert problems == ["the correction of ann names 'cat', which is no class any more"]
     _, problems = paint(held, SET, (5, 6))
     assert len(problems) == 2
+
+
+def test_corrections_that_came_in_between_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, other = (HumanTable(str(tmp_path / "human")) for _ in range(2))
+    mine, theirs = (correction(np.full((4, 6), value, np.int32), who=who) for value, who in ((1, "ann"), (2, "bob")))
+    write, written = table.write_file, []
+
+    def slow(name: str, *given: Any) -> DataFile:
+        if not written:
+            other.add({"a": ("/a", [theirs])}, "r1")
+        written.append(name)
+        return write(name, *given)
+
+    monkeypatch.setattr(table, "write_file", slow)
+    assert table.add({"a": ("/a", [mine])}, "r2") == 1
+    assert {one["annotator"] for one in table.read({"a"})["a"]} == {"ann", "bob"}
+    assert [(tmp_path / "human" / name).exists() for name in written] == [False, True], "no commit mentions the first"
 
 
 def publish(run, key: str) -> None:

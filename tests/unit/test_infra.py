@@ -19,6 +19,7 @@ from conftest import require, require_data
 
 from pipelines.classes import ClassSet
 from pipelines.config import LabelConfig, parse
+from pipelines.config_cli import ENV_PREFIX
 from pipelines.metrics_export import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,11 +28,11 @@ KINDS = {"RayCluster": "rayclusters", "RayJob": "rayjobs", "RayCronJob": "raycro
 AWS = {
     "AWS_REGION": "eu-central-1",
     "AWS_ACCOUNT": "123456789012",
-    "MASKSTREAM_AMI": "ami-0123456789abcdef0",
-    "MASKSTREAM_BUCKET": "photos",
-    "MASKSTREAM_REGISTRY": "123456789012.dkr.ecr.eu-central-1.amazonaws.com",
-    "MASKSTREAM_IMAGE": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/maskstream:gpu",
-    "MY_IP": "203.0.113.7",
+    "MS_AMI": "ami-0123456789abcdef0",
+    "MS_BUCKET": "photos",
+    "MS_REGISTRY": "123456789012.dkr.ecr.eu-central-1.amazonaws.com",
+    "MS_IMAGE": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/maskstream:gpu",
+    "MS_SECURITY_GROUP": "sg-0123456789abcdef0",
 }
 
 
@@ -102,6 +103,22 @@ def test_the_cluster_asks_for_a_token_and_its_gpus_come_from_none_and_go() -> No
         assert f"/opt/maskstream/pipelines/{script}.py --config /shared/" in job["entrypoint"]
 
 
+def test_the_operator_finds_the_dashboard_on_the_head_and_nobody_outside_does() -> None:
+    spec = manifest("RayCluster")["spec"]
+    groups = {"head": spec["headGroupSpec"], "worker": spec["workerGroupSpecs"][0]}
+    ports = {name: group["template"]["spec"]["containers"][0]["ports"] for name, group in groups.items()}
+    by_name = {name: {port["name"]: port["containerPort"] for port in found} for name, found in ports.items()}
+    # Where a head declares ports, its service has these and no others.
+    assert by_name["head"] == {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
+    assert by_name["worker"] == {"metrics": 8080}
+    assert spec["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0", "loopback is not its service's"
+    among, jobs, metrics = manifest("NetworkPolicy")["spec"]["ingress"]
+    assert among == {"from": [{"podSelector": {"matchLabels": {"ray.io/cluster": "maskstream"}}}]}
+    assert [rule["ports"] for rule in (jobs, metrics)] == [
+        [{"protocol": "TCP", "port": by_name["head"][name]}] for name in ("dashboard", "metrics")
+    ]
+
+
 def test_kustomize_puts_images_and_configs_in_their_places() -> None:
     require("kubectl", shutil.which("kubectl") is not None, "no kubectl on the PATH")
     done = subprocess.run(["kubectl", "kustomize", str(INFRA / "kuberay")], capture_output=True, text=True)
@@ -135,6 +152,7 @@ def filled(path: str) -> str:
 def test_the_launcher_takes_the_aws_cluster_and_ec2_its_nodes() -> None:
     import botocore.session
     from botocore.validate import ParamValidator
+    from ray.autoscaler._private.aws.config import _configure_security_group
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load(filled("cluster.yaml"))
@@ -144,13 +162,33 @@ def test_the_launcher_takes_the_aws_cluster_and_ec2_its_nodes() -> None:
     for node in config["available_node_types"].values():
         report = ParamValidator().validate({**node["node_config"], "MinCount": 1, "MaxCount": 1}, instances)
         assert not report.has_errors(), report.generate_report()
-    [rule] = config["provider"]["security_group"]["IpPermissions"]
-    ingress = ec2.operation_model("AuthorizeSecurityGroupIngress").input_shape
-    assert not ParamValidator().validate({"IpPermissions": [rule]}, ingress).has_errors()
-    assert (rule["FromPort"], rule["ToPort"], rule["IpRanges"]) == (22, 22, [{"CidrIp": "203.0.113.7/32"}])
+    # The launcher adds SSH from everywhere to any group that it makes or fills; with this one it does nothing.
+    assert _configure_security_group(json.loads(json.dumps(config))) == config
+    readme = (INFRA / "README.md").read_text().replace("\\\n", "")
+    rules = re.findall(r"authorize-security-group-ingress .*--group-id \$MS_SECURITY_GROUP +(.+)", readme)
+    assert rules == ["--protocol tcp --port 22 --cidr $MY_IP/32", "--protocol all --source-group $MS_SECURITY_GROUP"]
     assert "-e RAY_AUTH_MODE=token" in config["docker"]["run_options"]
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
     assert config["available_node_types"]["gpu"]["min_workers"] == 0
+
+
+def test_the_readme_sets_the_variables_of_the_templates_and_none_that_is_a_setting() -> None:
+    readme = (INFRA / "README.md").read_text()
+    exported = set(re.findall(r"(?:export |\d |-bucket )(\w+)=", readme))
+    for path in ("cluster.yaml", "node-policy.json"):
+        [names] = re.findall(rf"envsubst '(.+)' < infra/aws/{path}", readme)
+        used = set(re.findall(r"\$\{(\w+)\}", (INFRA / "aws" / path).read_text()))
+        assert {name[1:] for name in names.split()} == used <= exported
+    # The jobs take each variable of their prefix for a setting, and refuse what is none.
+    assert not [name for name in exported if name.startswith(ENV_PREFIX)]
+
+
+def test_the_readme_adds_the_charts_that_it_installs_and_watches_one_kind_at_a_time() -> None:
+    readme = (INFRA / "README.md").read_text()
+    added = set(re.findall(r"helm repo add (\S+) https://", readme))
+    assert {"kuberay", "prometheus-community"} == set(re.findall(r"helm install \S+ ([\w-]+)/", readme)) == added
+    watched = re.findall(r"kubectl .*get (\S+) --watch", readme)
+    assert watched and not [kinds for kinds in watched if "," in kinds], "kubectl refuses to watch several kinds"
 
 
 def test_the_aws_role_allows_named_things_only() -> None:
@@ -171,7 +209,13 @@ def test_the_image_passes_its_linter_and_copies_what_the_builder_is_sent() -> No
     sent = {line[1:] for line in (INFRA / "docker/Dockerfile.dockerignore").read_text().split() if line[0] == "!"}
     copied = {name for line in re.findall(r"^COPY (.+) \S+$", dockerfile.read_text(), re.M) for name in line.split()}
     assert copied == sent and all((ROOT / name).exists() for name in sent)
-    assert re.search(r"^ENV .*RAY_AUTH_MODE=token", dockerfile.read_text(), re.M)
+    text = dockerfile.read_text()
+    assert re.search(r"^ENV .*RAY_AUTH_MODE=token", text, re.M)
+    # What the launcher's head, in its container, speaks to its workers with.
+    [installed] = re.findall(r"apt-get install -y --no-install-recommends (.+?) *\\", text)
+    assert {"openssh-client", "rsync"} <= set(installed.split())
+    # An index that replaces PyPI has none of the other pinned versions.
+    assert all("--extra-index-url https://pypi.org/simple" in line for line in re.findall(r"--index-url .+", text))
 
 
 def test_systemd_takes_the_service_and_the_timer(tmp_path: Path) -> None:
@@ -197,8 +241,35 @@ def test_timer_crontab_and_cron_job_mean_the_same_night_and_the_same_job() -> No
     assert "OnCalendar=*-*-* 01:30:00" in (INFRA / "schedule/maskstream-nightly.timer").read_text()
     service = (INFRA / "schedule/maskstream-nightly.service").read_text()
     [start] = re.findall(r"^ExecStart=/opt/maskstream/(.+)$", service, re.M)
-    assert command.startswith(f"cd /opt/maskstream && {start} ")
+    assert f"; cd /opt/maskstream && {start} " in command
     assert "RAY_AUTH_MODE=token" in settings and "Environment=RAY_AUTH_MODE=token" in service
+
+
+def test_the_keys_of_a_shell_reach_the_file_and_the_job_of_cron(tmp_path: Path) -> None:
+    [told] = re.findall(r"env \| grep \^AWS_.*environment'", (INFRA / "README.md").read_text())
+    # sudo keeps nothing of the shell's environment.
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nexec env -i PATH="$PATH" "$@"\n')
+    sudo.chmod(0o755)
+    keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "a/b+c=="}
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", told.replace("/etc/maskstream", str(tmp_path))], env=keys | path, check=True)
+    file = tmp_path / "environment"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert set(file.read_text().split()) == {f"{name}={value}" for name, value in keys.items()}
+
+    job = tmp_path / ".venv/bin/python"
+    job.parent.mkdir(parents=True)
+    job.write_text("#!/bin/sh\nenv\n")
+    job.chmod(0o755)
+    line = (INFRA / "schedule/crontab").read_text().strip().splitlines()[-1].split(maxsplit=5)[-1]
+    line = line.replace("/opt/maskstream", str(tmp_path)).replace("/var/lib/maskstream", str(tmp_path))
+    for expected in (keys, {}):
+        subprocess.run(["/bin/sh", "-c", line], env=path, check=True)
+        log = (tmp_path / "nightly.log").read_text().split()
+        assert {one for one in log if one.startswith("AWS_")} == {f"{name}={value}" for name, value in expected.items()}
+        file.unlink(missing_ok=True)
+        (tmp_path / "nightly.log").unlink()
 
 
 def board() -> list[str]:

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,10 +16,13 @@ from PIL import Image
 from models.acquire import pick_regions, region_scores
 from pipelines import review
 from pipelines.classes import ClassSet
+from pipelines.forgetting.aliases import Alias
+from pipelines.forgetting.memory import Forgotten
+from pipelines.lock import OutputLock
 from pipelines.reviewing.config import RankConfig
 from pipelines.reviewing.corrections import said
 from pipelines.reviewing.rank import Candidate, Region, thumbnail, vary
-from pipelines.reviewing.review import Drawn, Review
+from pipelines.reviewing.review import Drawn, Review, Shape, sent_path
 from pipelines.tables.human import HumanTable, paint
 
 TOOLS = ("label-studio", "cvat", "coco", "fiftyone")
@@ -76,12 +81,17 @@ def as_drawn(tool: str, folder: Path, wanted: dict[str, np.ndarray]) -> bytes:
     data = json.loads(
         (folder / ("labels.json" if tool == "fiftyone" else "annotations/instances_default.json")).read_text()
     )
+    # FiftyOne writes masks of crowds as run lengths, uncompressed, and all others as inexact polygons.
+    assert {one["iscrowd"] for one in data["annotations"]} == {int(tool == "fiftyone")}
     data["annotations"] = []
     for image in data["images"]:
         for category in data["categories"][:2]:
             whole = np.asfortranarray(wanted[image["asset"]] == category["id"], np.uint8)
             rle = coco.encode(whole)
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
+            if tool == "fiftyone":
+                edges = np.flatnonzero(np.diff(whole.reshape(-1, order="F"), prepend=0)) if whole.any() else []
+                shape["counts"] = np.diff([0, *edges, whole.size]).tolist()
             annotation = {"image_id": image["id"], "category_id": category["id"], "segmentation": shape}
             data["annotations"].append({"id": len(data["annotations"]) + 1, **annotation, "area": int(whole.sum())})
     return json.dumps(data).encode()
@@ -187,7 +197,11 @@ def test_what_a_person_says_with_objects_on_top_of_each_other() -> None:
     before[:, :4] = 1
     left, right, low = (np.zeros((6, 8), bool) for _ in range(3))
     left[:, :4], right[:, 3:6], low[5] = True, True, True
-    dog_first = Drawn("x", "ann", when, (("dog", right), ("cat", left)))
+
+    def drew(*layers: tuple[str, np.ndarray]) -> Drawn:
+        return Drawn("x", "ann", when, tuple(Shape("a mask", lambda layer=layer: layer) for layer in layers))
+
+    dog_first = drew(("dog", right), ("cat", left))
     found = said(dog_first, before, classes, "changed", ())
     assert (found.ids[:, 3:6] == 2).all(), "a new object wins over one that was there, wherever it is in the list"
     assert (found.ids[:, :3] == -1).all() and (found.ids[:, 6:] == -1).all() and found.changed == 18
@@ -195,14 +209,124 @@ def test_what_a_person_says_with_objects_on_top_of_each_other() -> None:
     assert (everything.ids[:, :3] == 1).all() and (everything.ids[:, 6:] == 0).all()
     looked = said(dog_first, before, classes, "regions", [Region(6, 0, 2, 3, 0.5)])
     assert (looked.ids[:3, 6:] == 0).all() and (looked.ids[3:, 6:] == -1).all()
-    both = said(Drawn("x", "ann", when, (("cat", left), ("dog", right), ("cat", low))), before, classes, "changed", ())
+    both = said(drew(("cat", left), ("dog", right), ("cat", low)), before, classes, "changed", ())
     assert both.contested == 2 and (both.ids[5, 4:] == 1).all()
-    unknown = said(Drawn("x", "ann", when, (("tree", left),)), before, classes, "changed", ())
-    assert unknown.unknown == ("tree",) and (unknown.ids == -1).all()
+    unknown = said(drew(("tree", left)), before, classes, "changed", ())
+    assert unknown.problems == ("'tree' is no class of the labels",) and (unknown.ids == -1).all()
     no_background = ClassSet.load(
         {"background": False, "classes": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
     )
-    assert (said(Drawn("x", "a", when, ()), before + 1, no_background, "all", ()).ids == -1).all()
+    assert (said(drew(), before + 1, no_background, "all", ()).ids == -1).all()
+
+
+def spoilt(tool: str, data: bytes) -> bytes:
+    """The same work, with every dog as a shape that only the tool knows, or that has no label."""
+    if tool == "cvat":
+        root = ElementTree.fromstring(data)
+        for image in root.iter("image"):
+            for shape in [one for one in image if one.get("label") == "dog"]:
+                shape.tag = "box"
+        return ElementTree.tostring(root)
+    content = json.loads(data)
+    if tool == "label-studio":
+        for number, result in enumerate(r for task in content for r in task["annotations"][1]["result"]):
+            if result["value"].get("brushlabels") == ["dog"]:
+                kinds = ({"type": "ellipselabels"}, {"value": {**result["value"], "brushlabels": []}})
+                result.update(kinds[number % 2])
+    else:
+        for annotation in content["annotations"]:
+            if annotation["category_id"] == 2:
+                annotation["segmentation"] = []
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_where_a_shape_cannot_be_read_empty_places_say_nothing(
+    tool: str, scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output, file = tmp_path / "review", tmp_path / "labels", tmp_path / "back"
+    send(capsys, scene, tool, folder)
+    shutil.copytree(scene.output, output)
+    wanted = {asset: ids.astype(np.int32).copy() for asset, ids in scene.maps.items()}
+    wanted["a.jpg"][SQUARE] = 1
+    file.write_bytes(spoilt(tool, as_drawn(tool, folder, wanted)))
+    arguments = ("--review", folder, "--file", file, "--labels", output, "--annotator", "ann")
+    told = call(capsys, "import", *arguments, "--accept", "all", code=1)
+    assert told["problems"] >= 3
+    for asset, corrections in HumanTable(str(output / "human")).read(set(wanted)).items():
+        ids, _ = paint(corrections, scene.classes, wanted[asset].shape)
+        np.testing.assert_array_equal(ids, np.where(wanted[asset] == 1, 1, -1))
+
+
+def test_a_task_of_another_review_and_an_image_of_another_size_are_refused(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, file = tmp_path / "labels", tmp_path / "back"
+    shutil.copytree(scene.output, output)
+    wanted = {asset: np.zeros_like(ids, np.int32) for asset, ids in scene.maps.items()}
+    for tool in ("label-studio", "coco", "cvat"):
+        folder = tmp_path / tool
+        send(capsys, scene, tool, folder)
+        data = as_drawn(tool, folder, wanted)
+        if tool == "cvat":
+            root = ElementTree.fromstring(data)
+            for image in root.iter("image"):
+                image.set("width", "17")
+            data = ElementTree.tostring(root)
+        else:
+            content = json.loads(data)
+            if tool == "coco":
+                for image in content["images"]:
+                    image["height"] *= 2
+            else:
+                content[0]["data"]["digest"] = "others"
+                content[1]["data"]["snapshot"] += 1
+                content[2]["data"].pop("digest")
+            data = json.dumps(content).encode()
+        file.write_bytes(data)
+        arguments = ("--review", folder, "--file", file, "--labels", output, "--annotator", "ann")
+        told = call(capsys, "import", *arguments, "--empty", "background", code=1)
+        assert (told["corrections"], told["problems"]) == (0, 3), tool
+
+
+def test_an_import_needs_no_old_snapshot_and_knows_what_was_forgotten_and_who_is_at_work(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, output, folder = tmp_path / "first", tmp_path / "moved", tmp_path / "review"
+    shutil.copytree(scene.output, first)
+    call(capsys, "export", "--labels", first, "--to", "coco", "--budget", 3, "--output", folder)
+    wanted = {asset: np.full(ids.shape, 2, np.int32) for asset, ids in scene.maps.items()}
+    file = tmp_path / "back.json"
+    file.write_bytes(as_drawn("coco", folder, wanted))
+    first.rename(output)
+    arguments = ("--review", folder, "--file", file, "--annotator", "ann")
+    assert "no published labels" in call(capsys, "import", *arguments, code=2)["err"]
+    names = {image.asset: image.name for image in Review.read(str(folder)).images.values()}
+    alias = Alias(str(folder), "", names["a.jpg"])
+    assert alias.is_of_image(sent_path(names["a.jpg"])), "forgetting finds what was sent out"
+    (folder / sent_path(names["a.jpg"])).unlink()
+    Forgotten().remember(str(output), [("asset", "c d.png")])
+    with OutputLock(str(output), 60):
+        assert "is at work" in call(capsys, "import", *arguments, "--labels", output, code=5)["err"]
+    told = call(capsys, "import", *arguments, "--labels", output, code=1)
+    assert (told["corrections"], told["problems"]) == (1, 2)
+    assert set(HumanTable(str(output / "human")).known()) == {"on its side.jpg"}
+    listed = Path(told["listed"]).read_text()
+    assert "is gone" in listed and "1 images were forgotten" in listed and names["c d.png"] not in listed
+
+
+def test_one_mask_at_a_time_is_held() -> None:
+    held: list[weakref.ref[np.ndarray]] = []
+
+    def read() -> tuple[str, np.ndarray]:
+        assert sum(one() is not None for one in held) <= 1
+        mask = np.ones((6, 8), bool)
+        held.append(weakref.ref(mask))
+        return "cat", mask
+
+    drawn = Drawn("x", "ann", datetime(2026, 1, 1, tzinfo=UTC), (Shape("a mask", read),) * 5)
+    said(drawn, np.zeros((6, 8), np.int32), ClassSet.load("cat, dog"), "changed", ())
+    assert len(held) == 5
 
 
 def test_regions_are_mixed_and_doubtful_and_an_empty_class_changes_nothing() -> None:
@@ -250,6 +374,10 @@ def test_the_same_random_order_for_the_same_seed_and_errors_before_any_work(
 
     orders = [order(seed, f"r{n}") for n, seed in enumerate((1, 1, 2, 3, 4))]
     assert orders[0] == orders[1] and len({tuple(found) for found in orders}) > 1
+    (tmp_path / "not.txt").write_text("on its side.jpg\nc d\na b.jpg\n")
+    more = ("--exclude", tmp_path / "not.txt", "--output", tmp_path / "rest")
+    call(capsys, "export", "--labels", scene.output, "--to", "coco", "--budget", 3, *more)
+    assert [image.asset for image in Review.read(str(tmp_path / "rest")).images.values()] == ["a.jpg"]
     told = call(
         capsys, "export", "--labels", scene.output, "--to", "coco", "--budget", 1, "--output", tmp_path / "r0", code=2
     )

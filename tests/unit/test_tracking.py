@@ -145,6 +145,11 @@ def test_which_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = str(tmp_path / "out" / "photos")
     assert choose_store("", output) == (f"sqlite:///{tmp_path}/out/mlflow.db", f"file://{tmp_path}/out/mlartifacts")
     assert choose_store("", "s3://bucket/photos")[0] == f"sqlite:///{tmp_path}/mlflow.db"
+    with monkeypatch.context() as patch:  # as in the image, whose working directory is root's
+        (tmp_path / "home").mkdir()
+        patch.setenv("HOME", str(tmp_path / "home"))
+        patch.setattr("os.access", lambda path, mode: str(path) != str(tmp_path))
+        assert choose_store("", "s3://bucket/photos")[0] == f"sqlite:///{tmp_path}/home/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert choose_store("", output) == ("http://server:5000", None)
     assert choose_store("sqlite:///mine.db", output) == ("sqlite:///mine.db", f"file://{tmp_path}/mlartifacts")
