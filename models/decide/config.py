@@ -154,7 +154,7 @@ class DecideConfig:
         needs="heat",
     )
     student_weight: float = _setting(
-        0.5,
+        0.1,
         "share of what a student says (--labelers ...,student:REF) of the classes that it knows",
         0.0,
         1.0,
