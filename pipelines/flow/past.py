@@ -14,9 +14,12 @@ def last_classes(labels: LabelTable, output: str) -> ClassSet | None:
     runs = [storage.read_parquet(file, ["run_id"])["run_id"] for file in labels.files()]
     # Run ids begin with the time.
     last = max((newest for column in runs if (newest := pc.max(column).as_py()) is not None), default=None)
-    if last is None:
-        return None
-    address = storage.join(output, "runs", last, "classes.yaml")
+    return None if last is None else run_classes(output, last)
+
+
+def run_classes(output: str, run_id: str) -> ClassSet | None:
+    """The class set of a run; None where its folder is gone."""
+    address = storage.join(output, "runs", run_id, "classes.yaml")
     return ClassSet.from_dict(yaml.safe_load(storage.read_bytes(address))) if storage.exists(address) else None
 
 
