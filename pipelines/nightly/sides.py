@@ -142,7 +142,7 @@ class Sides:
         at, wanted = self._places[0], self._changed
         keys = self.new.rows.keys
         if assets is not None:
-            wanted = wanted & pc.is_in(keys["asset"], pa.array(list(assets), pa.string())).to_numpy()
+            wanted = wanted & pc.is_in(keys["asset"], pa.array(list(assets), pa.large_string())).to_numpy()
         rest = np.flatnonzero(wanted)
         # In the order of the new files, whose neighbours mostly were neighbours before.
         rest = rest[np.lexsort((keys["row"].to_numpy()[rest], keys["file"].to_numpy()[rest]))]

@@ -9,6 +9,7 @@ import pytest
 from pipelines import storage
 from pipelines.tables.evidence import EvidenceStore
 from pipelines.tables.labels import SCHEMA, LabelTable, removal
+from pipelines.tables.newest import NewestRows
 from pipelines.tables.quarantine import QuarantineTable
 
 
@@ -35,6 +36,8 @@ def test_the_newest_row_of_an_asset_wins_and_older_versions_stay_readable(table:
     assert newest(table) == {"x": "old", "y": "new", "z": "new"}
     assert newest(table, version=1) == {"x": "old", "y": "old"}
     assert newest(table, assets={"y"}) == {"y": "new"}
+    # Ten million names are more than the 2 GiB that an array of plain strings can hold.
+    assert NewestRows.of(SCHEMA, table.files()).keys["asset"].type == pa.large_string()
     assert table.next_sequence() > 2
 
 
