@@ -83,7 +83,7 @@ def test_classes_that_were_renamed_or_merged_are_judged_as_what_they_became(tmp_
 
 ROW = dict.fromkeys(
     ("cause", "digest", "evidence_key", "label_key", "class_set_digest", "decide_digest", "weak_digest"), "1"
-)
+) | {"human_digest": ""}
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,22 @@ ROW = dict.fromkeys(
         ({"class_set_digest": "2", "label_key": "2"}, ("new decision", ["class set"])),
         ({"decide_digest": "2", "label_key": "2"}, ("new decision", ["decide-config"])),
         ({"label_key": "2"}, ("new decision", ["labelers"])),
+        ({"human_digest": "2", "label_key": "2"}, ("human", ["corrections"])),
+        (
+            {"human_digest": "2", "decide_digest": "2", "label_key": "2", "cause": "new decision"},
+            ("new decision", ["decide-config", "corrections"]),
+        ),
     ],
 )
 def test_the_cause_is_what_the_label_was_decided_from(change: dict[str, str], expected: tuple[str, list[str]]) -> None:
     assert cause(ROW, {**ROW, **change}) == expected
 
 
-def test_what_a_person_corrected_is_their_doing() -> None:
-    corrected = {**ROW, "label_key": "2", "cause": "human"}
-    assert cause(ROW, corrected) == ("human", ["corrections"])
+def test_labels_of_before_that_do_not_say_what_a_person_corrected_go_by_their_cause() -> None:
+    corrected = {**ROW, "label_key": "2", "cause": "human", "human_digest": "2"}
+    assert cause({**ROW, "human_digest": None}, corrected) == ("human", ["corrections"])
+    of_before = {**ROW, "human_digest": None, "decide_digest": "0"}
+    assert cause(of_before, corrected) == ("new decision", ["decide-config"])
     assert cause(corrected, {**corrected, "decide_digest": "3", "label_key": "3"})[0] == "new decision"
 
 
