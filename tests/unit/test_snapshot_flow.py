@@ -1,15 +1,20 @@
 """The flow between two snapshots: checked against maps that are known pixel by pixel."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from PIL import Image
 
 from pipelines.classes import ClassSet
 from pipelines.config import UsageError
+from pipelines.nightly.diff import diff
 from pipelines.nightly.flow import snapshot_flow
+from pipelines.nightly.present import changes_page
+from pipelines.nightly.sides import Side, Sides
 from pipelines.stages.decide import png
 from pipelines.tables.labels import SCHEMA, LabelTable, removal
 
@@ -40,7 +45,8 @@ def publish(output: Path, run: str, classes: ClassSet, maps: dict[str, np.ndarra
     folder.mkdir(parents=True)
     (folder / "classes.yaml").write_text(yaml.safe_dump(classes.to_dict()))
     names = {0: "background"} | {entry.id: entry.name for entry in classes.classes}
-    of_run = {"run_id": run, "class_set_digest": classes.digest}
+    sure = png(np.full((1, 1), 255, np.uint8))
+    of_run = {"run_id": run, "class_set_digest": classes.digest, "label_key": run, "confidence": sure}
     rows = [row(asset, int(run), found, names, **of_run) for asset, found in maps.items()]
     return append(output, run, rows)
 
@@ -122,6 +128,13 @@ def test_recorded_migrations_are_no_change(tmp_path: Path) -> None:
     place = flow.names.index
     assert flow.counts[place("person"), place("vehicle")] == flow.counts[place("dog"), place("feline")] == 1
     assert flow.iou()[place("vehicle")] == 0.75
+    changes = diff(Sides(Side.open(f"{tmp_path}@1"), Side.open(f"{tmp_path}@2")))
+    assert changes.churn == pytest.approx(2 / 11)
+    assert sorted(changes.moves()) == [("dog", "feline", 1), ("person", "vehicle", 1)]
+    photo = io.BytesIO()
+    Image.new("RGB", (3, 1)).save(photo, "JPEG")
+    page = changes_page(changes, new, {"y": photo.getvalue()}, changes.images.slice(0, 1), [], "")
+    assert page.count('class="card"') == 1 and "vehicle" in page
     # The way back: what is older knows no record, and ids that last are matched by themselves.
     back = snapshot_flow(f"{tmp_path}@2", f"{tmp_path}@1")
     assert {"cat", "vehicle", "bus"} <= set(back.names) and "feline" not in back.names
