@@ -20,8 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
-
 from pipelines import conditional, storage
 from pipelines.conditional import Conflict, Unsupported
 from pipelines.config import LockConfig, UsageError
@@ -124,7 +122,7 @@ class OutputLock:
             "holder": self.holder,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(),
+            "started_ticks": _started(os.getpid()),
             "machine": _machine(),
             # Without its arguments: they may name what is being forgotten.
             "command": Path(sys.argv[0]).name,
@@ -192,11 +190,23 @@ def _is_gone(record: dict[str, Any]) -> bool:
     if record.get("machine") != _machine():
         return False
     try:
-        return bool(psutil.Process(record["pid"]).create_time() != record["process_started"])
-    except psutil.NoSuchProcess:
+        os.kill(record["pid"], 0)
+    except ProcessLookupError:
         return True
-    except psutil.Error:
-        return False
+    except OSError:
+        pass  # It is another user's.
+    started, told = _started(record["pid"]), record.get("started_ticks")
+    # Where nothing tells, whoever has its number now counts as the holder.
+    return started is not None and told is not None and started != told
+
+
+def _started(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot, which no change of the clock moves; None where nothing tells
+    (systems without /proc, processes that are hidden)."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return None
 
 
 def _machine() -> str:

@@ -61,12 +61,12 @@ def change(config: SnapshotsConfig) -> dict[str, Any]:
 
     output = storage.absolute(config.output)
     labels, reason = LabelTable(storage.join(output, "labels")), str(config.reason)
-    with only_run(output, config.lock):
+    with only_run(output, config.lock) as confirm:
         if config.publish is not None:
             return {"snapshot": candidates.publish(output, config.publish, reason), "published": config.publish}
         assert config.rollback is not None
         name = f"rollback-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        return {"snapshot": roll_back(labels, config.rollback, name, reason), "labels_of": config.rollback}
+        return {"snapshot": roll_back(labels, config.rollback, name, reason, confirm), "labels_of": config.rollback}
 
 
 def listing(output: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -49,6 +49,7 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known, recheck: int = 0) -> Pl
         for row in batch.to_pylist():
             current[row["asset"]] = (row["label_key"], row["evidence_key"])
     people = run.human.known()
+    made_from = _made_from(run, people)
     result = Plan()
     chance = random.Random(run.run_id)
     reused: list[dict[str, Any]] = []
@@ -61,7 +62,8 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known, recheck: int = 0) -> Pl
         human = [one for one, drawn_on in corrections if drawn_on == known.evidence[wanted.asset][2]]
         result.corrected += bool(human)
         result.stale += [wanted.asset] if len(human) < len(corrections) else []
-        work = _work(run, wanted, known, human, current.get(wanted.asset))
+        before = made_from.get(wanted.asset, {})
+        work = _work(run, wanted, known, human, current.get(wanted.asset), before)
         if work["cause"] != RECHECK:
             result.work.append(work)
             continue
@@ -80,16 +82,38 @@ def plan(run: Run, rows: Sequence[Wanted], known: Known, recheck: int = 0) -> Pl
     return result
 
 
+def _made_from(run: Run, assets: Collection[str]) -> dict[str, dict[str, Any]]:
+    """What the labels of some assets say that they were decided from."""
+    if not assets:
+        return {}
+    columns = ["asset", "class_set_digest", "decide_digest", "weak_digest", "human_digest"]
+    batches = run.labels.newest(columns, batch_rows=4096, assets=assets)
+    return {row.pop("asset"): row for batch in batches for row in batch.to_pylist()}
+
+
 def _work(
-    run: Run, wanted: Wanted, known: Known, human: Sequence[str], before: tuple[str, str] | None
+    run: Run,
+    wanted: Wanted,
+    known: Known,
+    human: Sequence[str],
+    before: tuple[str, str] | None,
+    before_from: Mapping[str, Any],
 ) -> dict[str, Any]:
     """A row of WORK. human: ids of the corrections that count, in order. before: (label key, evidence key) of the label
-    that there is."""
+    that there is; before_from: what it was decided from, as far as an asset with corrections says so."""
     shard, evidence_key, image_digest = known.evidence[wanted.asset]
     second = known.second.get(wanted.asset, [])
     # Keys with none, one, two ... of the corrections: the last is the one that the label should have.
     made_from = (evidence_key, wanted.weak_digest, [key for *_, key in second])
     *earlier, key = (run.label_key(*made_from, human[:count]) for count in range(len(human) + 1))
+    corrections = json.dumps(human) if human else ""
+    now = {
+        "class_set_digest": run.classes.digest,
+        "decide_digest": run.decide_digest,
+        "weak_digest": wanted.weak_digest,
+        "human_digest": labels.human_digest(corrections),
+    }
+    by_people = _by_people(before_from, now) or (before is not None and before[0] in earlier)
     return {
         "asset": wanted.asset,
         "uri": wanted.uri,
@@ -100,22 +124,30 @@ def _work(
         "weak": wanted.weak,
         "weak_digest": wanted.weak_digest,
         "weak_problems": list(wanted.weak_problems),
-        "human": json.dumps(human) if human else "",
+        "human": corrections,
         "label_key": key,
-        "cause": _cause(before, evidence_key, key, earlier),
+        "cause": _cause(before, evidence_key, key, by_people),
     }
 
 
-def _cause(before: tuple[str, str] | None, evidence_key: str, key: str, earlier: Sequence[str]) -> str:
+def _by_people(before: Mapping[str, Any], now: Mapping[str, str]) -> bool:
+    """Whether corrections are all that differs. Labels of before do not say which took part, so of them nothing is
+    said here."""
+    if before.get("human_digest") is None:
+        return False
+    return [name for name in now if (before[name] or "") != now[name]] == ["human_digest"]
+
+
+def _cause(before: tuple[str, str] | None, evidence_key: str, key: str, by_people: bool) -> str:
     """Why a label is made. before: (label key, evidence key) of the one that is there. key: of the one that should be.
-    earlier: the keys that it would have with fewer of the corrections."""
+    by_people: whether corrections are what differs."""
     if before is None:
         return "new image"
     if before[0] == key:
         return RECHECK
     if before[1] != evidence_key:
         return "new evidence"
-    return "human" if before[0] in earlier else "new decision"
+    return "human" if by_people else "new decision"
 
 
 @dataclass

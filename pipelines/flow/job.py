@@ -62,6 +62,7 @@ def label_corpus(config: LabelConfig, publisher: Publisher | None = None) -> Out
     with ExitStack() as stack:
         if publisher is None and not config.dry_run:
             publisher = Publisher(stack.enter_context(only_run(run.output, config.lock, required=False)))
+            _check_classes(run)  # Another run may have published with other ones before the lock was ours.
         try:
             rows = timed(run, "list", lambda: listing.list_corpus(run))
         except CorpusError as error:
@@ -135,11 +136,15 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         run.manifest.version()
     except Exception as error:
         raise UsageError(f"--output {config.output} cannot hold tables: {error}") from error
+    _check_classes(run)
+    return run, models
+
+
+def _check_classes(run: Run) -> None:
     try:
-        check_classes(run.labels, run.output, classes)
+        check_classes(run.labels, run.output, run.classes)
     except ClassSetError as error:
         raise UsageError(f"--classes: {error}") from error
-    return run, models
 
 
 def _classes(config: LabelConfig) -> ClassSet:
@@ -328,7 +333,8 @@ def _finish(proposal: Proposal, observed: Observed, published: Published, tracke
     if failures:
         return Outcome(1, summary)
     if unlabeled and (observed.out_of_budget or run.config.from_evidence):
-        return Outcome(3, summary)
+        # What was refused needs a person; what is left is done by the next run.
+        return Outcome(published.exit_code or 3, summary)
     if unlabeled:
         raise RunFailed(f"{unlabeled} readable images have no label, and no error says why: please report this")
     return Outcome(published.exit_code, summary)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.flow.deciding import Decided, Plan
 from pipelines.flow.observing import Known
+from pipelines.flow.past import CLASS_SET
 from pipelines.flow.run import Run
 
 
@@ -22,7 +23,7 @@ class Proposal:
     @property
     def metadata(self) -> dict[str, str]:
         """What the commit says of itself."""
-        return {"run_id": self.run.run_id, "class_set": self.run.classes.digest}
+        return {"run_id": self.run.run_id, CLASS_SET: self.run.classes.digest}
 
 
 @dataclass

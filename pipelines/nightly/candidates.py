@@ -16,7 +16,7 @@ from pipelines import storage
 from pipelines.config import UsageError
 from pipelines.tables.delta import CommitConflict, DataFile
 from pipelines.tables.labels import LabelTable
-from pipelines.tables.snapshots import ANYWAY
+from pipelines.tables.snapshots import ANYWAY, snapshots
 
 FOLDER, FILE = "candidates", "candidate.json"
 
@@ -90,10 +90,13 @@ def publish(output: str, name: str, reason: str) -> int:
         f"candidate {name} was made to follow snapshot {candidate.base}, and labels were published since: run the "
         "night again, with --publish-anyway if need be; what the candidate has decided is used"
     )
-    if labels.version() != candidate.base:
+    newest = labels.version()
+    # Files that were rewritten since are no other labels.
+    since = [one for one in snapshots(labels) if one.version > (candidate.base or 0)]
+    if not all(one.same_as is not None for one in since) or (candidate.base is None and newest is not None):
         raise moved
     try:
-        snapshot = labels.commit(files, {**candidate.metadata, ANYWAY: reason}, after=candidate.base)
+        snapshot = labels.commit(files, {**candidate.metadata, ANYWAY: reason}, after=newest)
     except CommitConflict as error:
         raise moved from error
     drop(output, candidate)

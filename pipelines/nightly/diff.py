@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipelines.flow.progress import Progress
 from pipelines.nightly.causes import COLUMNS, NEW_IMAGE, NO_CAUSE, cause
-from pipelines.nightly.flow import Classes, Flow, begin, classes_of
+from pipelines.nightly.flow import Classes, Flow, begin
 from pipelines.nightly.sides import Sides
 from pipelines.stages.decide import read_png
 from pipelines.tables.labels import LabelTable
@@ -89,11 +89,11 @@ class Diff:
 def diff(sides: Sides, progress_seconds: float = 5.0) -> Diff:
     """Compare two states of labels. Class maps are read in pairs, a few at a time, and only of rows that differ; of an
     image, memory holds its name and a line of the table."""
-    classes = classes_of(sides)
+    classes = Classes(sides)
     result = Diff(sides, begin(sides, classes), IMAGES.empty_table())
     progress = Progress("diff", sides.changed, progress_seconds)
     parts, lines = [], [*_gone(result), *_fresh(result)]
-    for old, new in sides.pairs([*COLUMNS, "class_map", "run_id"]):
+    for old, new in sides.pairs([*COLUMNS, *Classes.COLUMNS, "run_id"]):
         lines.append(_line(result, classes, old, new))
         progress.add(1)
         if len(lines) >= ROWS_AT_ONCE:
@@ -108,7 +108,7 @@ def diff(sides: Sides, progress_seconds: float = 5.0) -> Diff:
 
 def _line(result: Diff, classes: Classes, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     why, inputs = cause(old, new)
-    before, after = classes.old(read_png(old["class_map"])), classes.new(read_png(new["class_map"]))
+    before, after = classes.pair(old, new)
     share, moved = result.flow.add(before, after)
     changed = round(share * after.size)
     total = result.causes.setdefault(why, CauseSum())

@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.nightly.sides import AreaSums, Side, Sides, class_names
+from pipelines.class_fields import plain
+from pipelines.classes import ClassSet
+from pipelines.flow.past import run_classes
+from pipelines.migrations import UNKNOWN, read_class
+from pipelines.nightly.sides import IDS, AreaSums, ClassKey, Side, Sides, merged
 from pipelines.stages.decide import read_png
 
 
@@ -73,32 +78,40 @@ class Flow:
 
 
 class Classes:
-    """A common index, 0..C-1, for the class ids of two sides: by id within one output, whose ids are stable, by name
-    between two."""
+    """A common index, 0..C-1, for the classes of two sides, in the words of the newest class set of the new side.
 
-    def __init__(self, old: Mapping[int, str], new: Mapping[int, str], by_id: bool) -> None:
-        """old, new: class id -> name, background included."""
-        entries: dict[object, tuple[int, str]] = {}
-        tables = []
-        for names in (new, old):
-            keys = {number: number if by_id else " ".join(name.casefold().split()) for number, name in names.items()}
-            for number, key in keys.items():
-                entries.setdefault(key, (number, names[number]))
-            tables.append(keys)
-        ordered = sorted(entries, key=lambda key: entries[key])
-        self.ids = [entries[key][0] for key in ordered]
-        self.names = [entries[key][1] for key in ordered]
+    Classes of older sets are what its migrations made of them, else they are matched by name; an id alone counts only
+    within one output and between sets whose ids are stable. A pixel of a class that was split is of the part that it is
+    given, for nobody can say that it changed. What the newest set does not know stands for itself.
+    """
+
+    COLUMNS = ("class_map", "class_set_digest")  # what `pair` needs of rows
+
+    def __init__(self, sides: Sides) -> None:
+        (names, runs), (old_names, old_runs) = merged(*sides.sums.new), merged(*sides.sums.old)
+        last = max(runs, key=lambda digest: runs[digest], default="")
+        self._now = run_classes(sides.new.output, runs[last]) if last else None
+        self._entries: dict[int | str, tuple[int, str]] = {}
+        self._split: dict[int | str, frozenset[int]] = {}
+        new = self._keys(names, sides.new.output, runs, True)
+        old = self._keys(old_names, sides.old.output, old_runs, sides.new.output == sides.old.output)
+        ordered = sorted(self._entries, key=lambda key: self._entries[key])
+        self.ids = [self._entries[key][0] for key in ordered]
+        self.names = [self._entries[key][1] for key in ordered]
         place = {key: index for index, key in enumerate(ordered)}
-        self._new, self._old = ({number: place[key] for number, key in keys.items()} for keys in tables)
-        self._new_table, self._old_table = _table(self._new), _table(self._old)
+        self._new, self._old = ({found: place[key] for found, key in keys.items()} for keys in (new, old))
+        parts = {place[key]: [place[id] for id in ids if id in place] for key, ids in self._split.items()}
+        self._parts = {index: found for index, found in parts.items() if found}
 
-    def old(self, class_map: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """Indices [H, W] of a class map of the old side."""
-        return self._old_table[class_map]
-
-    def new(self, class_map: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """The same of the new side."""
-        return self._new_table[class_map]
+    def pair(
+        self, old: Mapping[str, Any], new: Mapping[str, Any]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Indices [H, W] of the class maps of an asset's two rows, which have COLUMNS."""
+        before, after = _indices(self._old, old), _indices(self._new, new)
+        for whole, parts in self._parts.items():
+            if before.shape == after.shape:
+                before = np.where((before == whole) & np.isin(after, parts), after, before)
+        return before, after
 
     def old_pixels(self, sums: AreaSums) -> npt.NDArray[np.int64]:
         """Pixels by index, int64 [C], of rows of the old side."""
@@ -107,23 +120,49 @@ class Classes:
     def new_pixels(self, sums: AreaSums) -> npt.NDArray[np.int64]:
         return self._pixels(self._new, sums)
 
-    def _pixels(self, place: Mapping[int, int], sums: AreaSums) -> npt.NDArray[np.int64]:
+    def _pixels(self, place: Mapping[ClassKey, int], sums: AreaSums) -> npt.NDArray[np.int64]:
         out = np.zeros(len(self.ids), np.int64)
-        for number, count in sums.pixels.items():
-            out[place[number]] += count
+        for key, count in sums.pixels.items():
+            out[place[key]] += count
         return out
 
+    def _keys(
+        self, names: Mapping[ClassKey, str], output: str, runs: Mapping[str, str], by_id: bool
+    ) -> dict[ClassKey, int | str]:
+        """What classes of rows are: an id of the newest set, or a name that it does not know."""
+        sets = {digest: run_classes(output, run_id) for digest, run_id in runs.items() if digest}
+        found: dict[ClassKey, int | str] = {}
+        for (digest, number), name in names.items():
+            id = self._id_now(sets.get(digest), number, name, by_id)
+            key: int | str = plain(name) if id is None else id
+            self._entries.setdefault(key, (number, name) if id is None else (id, self._name(id)))
+            found[digest, number] = key
+        return found
 
-def _table(place: Mapping[int, int]) -> npt.NDArray[np.int64]:
-    table = np.zeros(max(place, default=0) + 1, np.int64)
-    table[list(place)] = list(place.values())
-    return table
+    def _id_now(self, made_with: ClassSet | None, number: int, name: str, by_id: bool) -> int | None:
+        """The id in the newest set; None where it has none."""
+        now = self._now
+        if now is None:
+            return None
+        if by_id and made_with and made_with.stable and now.stable and number in {entry.id for entry in now.classes}:
+            return number
+        synonyms = {entry.id: entry.synonyms for entry in made_with.classes} if made_with else {}
+        id = read_class(now, number, (name, *synonyms.get(number, ())))
+        if id == UNKNOWN:
+            self._split[plain(name)] = now.lineage.split_into(name) or now.lineage.split_into(number)
+        return None if id == UNKNOWN else id
+
+    def _name(self, id: int) -> str:
+        return next((entry.name for entry in self._now.classes if entry.id == id), "background") if self._now else ""
 
 
-def classes_of(sides: Sides) -> Classes:
-    """The classes that occur on either side. Reads light columns only."""
-    old, new = class_names(*sides.sums.old), class_names(*sides.sums.new)
-    return Classes(old, new, sides.old.output == sides.new.output)
+def _indices(place: Mapping[ClassKey, int], row: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    digest = row["class_set_digest"] or ""
+    table = np.zeros(IDS, np.int64)
+    for (made_with, number), index in place.items():
+        if made_with == digest:
+            table[number] = index
+    return table[read_png(row["class_map"])]
 
 
 def begin(sides: Sides, classes: Classes) -> Flow:
@@ -142,9 +181,8 @@ def snapshot_flow(old: Side | str, new: Side | str) -> Flow:
     not share the row. Raises UsageError for a snapshot that is not there.
     """
     sides = Sides(*(Side.open(side) if isinstance(side, str) else side for side in (old, new)))
-    classes = classes_of(sides)
+    classes = Classes(sides)
     flow = begin(sides, classes)
-    for before, after in sides.pairs(["class_map"]):
-        maps = classes.old(read_png(before["class_map"])), classes.new(read_png(after["class_map"]))
-        flow.changed[after["asset"]] = flow.add(*maps)[0]
+    for before, after in sides.pairs(Classes.COLUMNS):
+        flow.changed[after["asset"]] = flow.add(*classes.pair(before, after))[0]
     return flow

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipelines.classes import ClassSet
 from pipelines.config import UsageError
 from pipelines.evaluation.compare import COLUMNS, Comparison, PastRuns
-from pipelines.evaluation.gold import open_gold, read_names
+from pipelines.evaluation.gold import Gold, open_gold, read_names
 from pipelines.flow.progress import say
 from pipelines.gates import LEAST, above, below, quality_reasons
+from pipelines.migrations import Translation
 from pipelines.nightly.config import GoldConfig, SnapshotGate
-from pipelines.nightly.sides import Side, Sides
+from pipelines.nightly.sides import Side, Sides, merged
+from pipelines.tables.newest import NewestRows
 
 BATCH_ROWS = 64
 
@@ -73,26 +76,47 @@ def on_gold(gold: GoldConfig, sides: Sides) -> tuple[Quality, Quality] | None:
     """Old and new labels of the gold images that both sides label, and whose bytes are the same, over the classes that
     both know; None where there is nothing to judge by.
 
-    Raises UsageError for gold that cannot be read, or does not fit the photographs.
+    Old labels are read as what their classes became. Raises UsageError for gold that cannot be read, or does not fit
+    the photographs.
     """
     if gold.uri is None or sides.old.snapshot is None:
         return None
-    both = _digests(sides.old).items() & _digests(sides.new).items()
-    try:
-        before, after = (_judge(gold, side, {asset for asset, _ in both}) for side in (sides.old, sides.new))
-    except ValueError as error:
-        raise UsageError(f"gold: {error}") from error
-    if before is None or after is None:
+    runs = merged(*sides.sums.new)[1]
+    if not runs:
+        return None
+    # Run ids begin with the time, so the last one says what the classes are.
+    past, old_past = PastRuns(sides.new.output), PastRuns(sides.old.output)
+    classes = past[max(runs.values())].classes
+    only = None if gold.list is None else read_names(gold.list)
+    masks = open_gold(gold.uri, gold.split, gold.classes, classes, gold.ignore, only, read_names(gold.exclude))
+    now = _digests(sides.new.rows, masks)
+    assets = {asset for asset, _ in now.items() & _digests(sides.old.rows.present(assets=now), masks).items()}
+    if not assets:
         say("gate: no image with a gold mask has both an old and a new label, so IoU is not judged")
         return None
-    (old, old_images), (new, new_images) = before, after
+    made_by = {run for b in sides.old.rows.present(assets=assets).read(["run_id"]) for run in b["run_id"].to_pylist()}
+    known = all(_became(old_past[run_id].classes, classes) for run_id in made_by)
+    old_classes = classes if known else old_past[max(made_by)].classes
+    try:
+        old, old_images = _judge(Comparison(masks, old_past, old_classes, baselines=False), sides.old, assets)
+        new, new_images = _judge(Comparison(masks, past, classes, baselines=False), sides.new, assets)
+    except ValueError as error:
+        raise UsageError(f"gold: {error}") from error
     common = [name for name in old if name in new]
     return _quality(old, old_images, common), _quality(new, new_images, common)
 
 
-def _digests(side: Side) -> dict[str, str]:
-    batches = (batch.to_pylist() for batch in side.rows.read(["asset", "digest"], 4096))
-    return {row["asset"]: row["digest"] for rows in batches for row in rows}
+def _became(old: ClassSet, new: ClassSet) -> bool:
+    """Whether `new` is the same set, or its records say what became of every class of `old`."""
+    return old.digest == new.digest or (bool(new.migrations) and not Translation.of(old, new).unmatched)
+
+
+def _digests(rows: NewestRows, masks: Gold) -> dict[str, str]:
+    """sha256 of the image bytes of the assets that have a gold mask."""
+    found: dict[str, str] = {}
+    for batch in rows.read(["asset", "digest"], 4096):
+        found |= {row["asset"]: row["digest"] for row in batch.to_pylist() if masks.name_of(row["asset"]) is not None}
+    return found
 
 
 def _quality(values: Mapping[str, float | None], images: int, common: list[str]) -> Quality:
@@ -101,22 +125,9 @@ def _quality(values: Mapping[str, float | None], images: int, common: list[str])
     return Quality(images, sum(known) / len(known) if known else None, class_iou)
 
 
-def _judge(gold: GoldConfig, side: Side, assets: set[str]) -> tuple[dict[str, float | None], int] | None:
-    """IoU by class, and the number of images; None where none of these assets has a mask."""
-    runs = PastRuns(side.output)
-    ids = {row for batch in side.rows.read(["run_id"], 4096) for row in batch["run_id"].to_pylist()}
-    if not ids:
-        return None
-    # Run ids begin with the time, so the last one says what the classes are.
-    classes = runs[max(ids)].classes
-    assert gold.uri is not None
-    only = None if gold.list is None else read_names(gold.list)
-    masks = open_gold(gold.uri, gold.split, gold.classes, classes, gold.ignore, only, read_names(gold.exclude))
-    wanted = [asset for asset in assets if masks.name_of(asset) is not None]
-    if not wanted:
-        return None
-    comparison = Comparison(masks, runs, classes, baselines=False)
-    for batch in side.rows.present(assets=wanted).read(COLUMNS, BATCH_ROWS):
+def _judge(comparison: Comparison, side: Side, assets: set[str]) -> tuple[dict[str, float | None], int]:
+    """IoU by class, and the number of images."""
+    for batch in side.rows.present(assets=assets).read(COLUMNS, BATCH_ROWS):
         comparison.add(batch.to_pylist())
     found = comparison.result()
     return dict(found["per_class_iou"]), int(found["images"])

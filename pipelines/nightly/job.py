@@ -1,15 +1,18 @@
 """A night: lock, train if it is time, label what changed, judge, publish or keep, let go of what is old."""
 
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from pipelines import storage
 from pipelines.flow.job import Outcome, label_corpus
 from pipelines.flow.progress import say
+from pipelines.flow.stop import RunFailed
 from pipelines.lock import only_run
 from pipelines.nightly import candidates, student
 from pipelines.nightly.config import NightlyConfig
 from pipelines.nightly.publisher import NightlyPublisher
 from pipelines.tables import snapshots
+from pipelines.tables.delta import CommitConflict
 from pipelines.tables.labels import LabelTable
 
 
@@ -22,12 +25,12 @@ def relabel_nightly(config: NightlyConfig) -> Outcome:
     if config.dry_run:
         return _dry_run(config)
     with only_run(config.output, config.lock) as confirm:
-        _tidy(config)
+        _tidy(config, confirm)
         if student.due(config):
             student.train(config)
         labeling = config.labeling(labelers=student.labelers(config))
         outcome = label_corpus(labeling, NightlyPublisher(config, confirm))
-        _let_go(config)
+        _let_go(config, confirm)
         return outcome
 
 
@@ -37,21 +40,28 @@ def _dry_run(config: NightlyConfig) -> Outcome:
     return label_corpus(config.labeling(labelers=student.labelers(config)), NightlyPublisher(config))
 
 
-def _tidy(config: NightlyConfig) -> None:
+def _tidy(config: NightlyConfig, confirm: Callable[[], None]) -> None:
     """Before the night, so that the newest version is the one that it publishes."""
     labels = LabelTable(storage.join(storage.absolute(config.output), "labels"))
-    if config.keep.compact and (version := snapshots.compact(labels, "")) is not None:
+    try:
+        version = snapshots.compact(labels, "", confirm) if config.keep.compact else None
+    except CommitConflict as error:
+        raise RunFailed(f"another run published labels meanwhile; run this one again ({error})") from error
+    if version is not None:
         say(f"labels: files most of whose rows were superseded are rewritten (snapshot {version}, the same labels)")
 
 
-def _let_go(config: NightlyConfig) -> None:
+def _let_go(config: NightlyConfig, confirm: Callable[[], None]) -> None:
     """Delete what is too old."""
     output = storage.absolute(config.output)
     labels = LabelTable(storage.join(output, "labels"))
     if config.keep.snapshots is not None:
-        before = oldest_kept(config.moment, config.keep.snapshots)
+        # A day that is still to come makes nothing older than it is.
+        before = oldest_kept(min(config.moment, datetime.now(UTC)), config.keep.snapshots)
+        confirm()
         dropped = candidates.drop_older(output, before)
-        versions, freed = snapshots.vacuum(labels, before)
+        held = {file for candidate in candidates.candidates(output) for file in candidate.files}
+        versions, freed = snapshots.vacuum(labels, before, held)
         if freed:
             told = f"snapshots up to {max(versions)} cannot be read any more" if versions else "no snapshot is lost"
             say(f"labels: {freed / 2**20:,.1f} MiB of old files deleted; {told}")

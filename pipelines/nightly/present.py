@@ -20,7 +20,7 @@ from pipelines.classes import ClassSet
 from pipelines.flow.publish import Proposal
 from pipelines.nightly.config import NightlyConfig
 from pipelines.nightly.diff import Diff
-from pipelines.nightly.flow import Classes, classes_of
+from pipelines.nightly.flow import Classes
 from pipelines.nightly.gate import Numbers
 from pipelines.report.changes import ChangesPage
 from pipelines.report.page import Notes
@@ -56,13 +56,13 @@ def changes_page(
     changes: Diff, classes: ClassSet, photos: Mapping[str, bytes], shown: pa.Table, notes: Notes, config: str
 ) -> str:
     """The page of the most changed images. photos: an encoded picture by asset. shown: rows of `changes.images`."""
-    index = classes_of(changes.sides)
-    known = classes.background is not None and classes.background.id in index.ids
-    colors = {entry.id: entry.color for entry in classes.classes}
-    named = [(n, colors.get(i, default_color(i))) for i, n in zip(index.ids, index.names, strict=True)]
-    background = index.ids.index(classes.background.id) if classes.background and known else None
+    index = Classes(changes.sides)
+    known = classes.background is not None and "background" in index.names
+    colors = {entry.name: entry.color for entry in classes.classes}
+    named = [(n, colors.get(n, default_color(i))) for i, n in zip(index.ids, index.names, strict=True)]
+    background = index.names.index("background") if known else None
     page = ChangesPage(named, background, shown.num_rows)
-    columns = ["class_map", "confidence"]
+    columns = [*Classes.COLUMNS, "confidence"]
     for old, new in changes.sides.pairs(columns, set(shown["asset"].to_pylist()) & photos.keys()):
         page.add(_item(old, new, index, photos[new["asset"]]))
     rows = shown.select(["asset", "cause", "inputs"]).to_pylist()
@@ -76,7 +76,7 @@ def changes_page(
 
 
 def _item(old: Mapping[str, Any], new: Mapping[str, Any], index: Classes, photo: bytes) -> JudgedItem:
-    before, after = index.old(read_png(old["class_map"])), index.new(read_png(new["class_map"]))
+    before, after = index.pair(old, new)
     if before.shape != after.shape:
         before = np.full(after.shape, -1)  # another picture; what was where cannot be said
     same = float((before == after).mean())

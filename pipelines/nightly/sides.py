@@ -1,7 +1,7 @@
 """The two sides of a diff: states of label tables, and the pairs of rows in which they differ."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,11 @@ from pipelines.tables.newest import NewestRows
 
 # Pairs of rows that are in memory at once; each holds two class maps, compressed.
 PAIRS = 64
-LIGHT = ("areas", "height", "width", "coverage")
+# Above every class id.
+IDS = 65536
+LIGHT = ("areas", "height", "width", "coverage", "class_set_digest", "run_id")
+# A class of a row: the digest of its class set ("" where the row does not say), and the class's id in that set.
+ClassKey = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class Sides:
         at, wanted = self._places[0], self._changed
         keys = self.new.rows.keys
         if assets is not None:
-            wanted = wanted & pc.is_in(keys["asset"], pa.array(list(assets), pa.string())).to_numpy()
+            wanted = wanted & pc.is_in(keys["asset"], pa.array(list(assets), pa.large_string())).to_numpy()
         rest = np.flatnonzero(wanted)
         # In the order of the new files, whose neighbours mostly were neighbours before.
         rest = rest[np.lexsort((keys["row"].to_numpy()[rest], keys["file"].to_numpy()[rest]))]
@@ -158,14 +162,15 @@ class AreaSums:
     """Pixels of each class id over rows that are counted by their areas, so that no map is opened.
 
     images, coverage: how many rows, and the sum of the shares that they keep.
-    pixels: class id -> pixels (areas are float32 shares of an image: exact up to some 8 million pixels an image).
-    names: class id -> the name it had in the last row read.
+    pixels: by class (areas are float32 shares of an image: exact up to some 8 million pixels an image).
+    names: the name that a class had. runs: digest of a class set to the newest run with it.
     """
 
     def __init__(self) -> None:
         self.images, self.coverage = 0, 0.0
-        self.pixels: dict[int, int] = {}
-        self.names: dict[int, str] = {}
+        self.pixels: dict[ClassKey, int] = {}
+        self.names: dict[ClassKey, str] = {}
+        self.runs: dict[str, str] = {}
 
     def add(self, rows: NewestRows) -> "AreaSums":
         for batch in rows.read(LIGHT, 4096):
@@ -177,16 +182,21 @@ class AreaSums:
         areas = batch["areas"]
         self.images += batch.num_rows
         self.coverage += pc.sum(batch["coverage"]).as_py() or 0.0
+        sets = pc.fill_null(batch["class_set_digest"], "").dictionary_encode()
+        digests = sets.dictionary.to_pylist()
+        made = pa.table([sets.indices, pc.fill_null(batch["run_id"], "")], ["set", "run"])
+        for pair in made.group_by(["set", "run"]).aggregate([]).to_pylist():
+            self.runs[digests[pair["set"]]] = max(self.runs.get(digests[pair["set"]], ""), pair["run"])
         size = batch["height"].to_numpy(False).astype(np.float64) * batch["width"].to_numpy(False)
         parents = pc.list_parent_indices(areas).to_numpy()
         flat = areas.flatten()
-        ids = flat.field("class_id").to_numpy(False)
+        ids = flat.field("class_id").to_numpy(False).astype(np.int64) + IDS * sets.indices.to_numpy(False)[parents]
         pixels = np.rint(flat.field("area").to_numpy(False).astype(np.float64) * size[parents]).astype(np.int64)
-        unique, where = np.unique(ids, return_inverse=True)
-        for number, count in zip(unique, np.bincount(where, pixels, len(unique)), strict=True):
-            self.pixels[int(number)] = self.pixels.get(int(number), 0) + int(count)
-        first = np.unique(where, return_index=True)[1]
-        self.names.update(zip(unique.tolist(), flat.field("name").take(pa.array(first)).to_pylist(), strict=True))
+        unique, first, where = np.unique(ids, return_index=True, return_inverse=True)
+        keys = [(digests[number // IDS], number % IDS) for number in unique.tolist()]
+        for key, count in zip(keys, np.bincount(where, pixels, len(unique)), strict=True):
+            self.pixels[key] = self.pixels.get(key, 0) + int(count)
+        self.names.update(zip(keys, flat.field("name").take(pa.array(first)).to_pylist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -215,9 +225,12 @@ def mean_coverage(parts: Sequence[AreaSums]) -> float | None:
     return sum(part.coverage for part in parts) / images if images else None
 
 
-def class_names(*sums: AreaSums) -> Mapping[int, str]:
-    """Class id -> name of all that occurs, by id; the last one's names win."""
-    names: dict[int, str] = {}
+def merged(*sums: AreaSums) -> tuple[dict[ClassKey, str], dict[str, str]]:
+    """Names of all classes that occur, and the newest run of every class set."""
+    names: dict[ClassKey, str] = {}
+    runs: dict[str, str] = {}
     for one in sums:
-        names.update(one.names)
-    return dict(sorted(names.items()))
+        names |= one.names
+        for digest, run_id in one.runs.items():
+            runs[digest] = max(runs.get(digest, ""), run_id)
+    return names, runs

@@ -22,7 +22,7 @@ from pipelines.stages.base import Record, StageSpec
 from pipelines.stages.observe import fail, limit_threads
 from pipelines.tables.evidence import DATA, MASKS, EvidenceStore
 from pipelines.tables.human import HumanTable, paint
-from pipelines.tables.labels import SCHEMA, SCHEMA_VERSION, LabelTable
+from pipelines.tables.labels import SCHEMA, SCHEMA_VERSION, LabelTable, human_digest
 from pipelines.tables.pictures import png
 from pipelines.tables.pictures import read_png as read_png
 
@@ -175,6 +175,7 @@ class DecideStage:
             "weak_problems": told,
             "class_set_digest": self.config.classes.digest,
             "decide_digest": self.config.decide_digest,
+            "human_digest": human_digest(item["human"]),
             "run_id": self.config.run_id,
             "created_at": self.config.created_at,
             "schema_version": SCHEMA_VERSION,

@@ -108,12 +108,16 @@ class NewestRowTable:
         """
         return self._commit([_add(file) for file in files], metadata, after)
 
-    def replace(self, gone: Sequence[str], files: Sequence[DataFile], metadata: dict[str, str] | None = None) -> int:
+    def replace(
+        self, gone: Sequence[str], files: Sequence[DataFile], after: int, metadata: dict[str, str] | None = None
+    ) -> int:
         """Put `files` in the place of the data files named `gone`, in one atomic step. For rows that stay what they
-        are: readers of the newest version see the same before and after. Returns the new version."""
+        are: readers of the newest version see the same before and after. Returns the new version.
+
+        after: the version that the rows were read from; raises CommitConflict where another commit came between."""
         now = int(time.time() * 1000)
         removes = [RemoveAction(name, False, now) for name in gone]
-        return self._commit([*removes, *(_add(file, new_rows=False) for file in files)], metadata, self.version())
+        return self._commit([*removes, *(_add(file, new_rows=False) for file in files)], metadata, after)
 
     def _commit(self, actions: list[Any], metadata: dict[str, str] | None, after: int | None) -> int:
         table = self.open(after)

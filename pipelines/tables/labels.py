@@ -1,5 +1,7 @@
 """The label table: what was decided for each asset, in published, immutable versions (snapshots)."""
 
+import hashlib
+
 import pyarrow as pa
 
 from pipelines import storage
@@ -32,6 +34,7 @@ SCHEMA = pa.schema(
         ("class_set_digest", pa.string()),
         ("weak_digest", pa.string()),
         ("decide_digest", pa.string()),
+        ("human_digest", pa.string()),  # of people's corrections that took part, "" for none; null in older files
         ("label_key", pa.string()),  # everything that the decision came from
         ("cause", pa.string()),  # new image, new evidence, new decision, human, vanished, unreadable
         ("run_id", pa.string()),
@@ -55,6 +58,11 @@ class LabelTable(NewestRowTable):
         published = {storage.filesystem(file)[1] for file in self.files()}
         found = [url for url in storage.list_files(self.url) if url.rsplit("/", 1)[-1].startswith(prefix)]
         return [url for url in found if storage.filesystem(url)[1] not in published]
+
+
+def human_digest(ids: str) -> str:
+    """sha256, hex, of the corrections that take part in a label: a JSON list of their ids in order, "" for none."""
+    return hashlib.sha256(ids.encode()).hexdigest() if ids else ""
 
 
 def removal(asset: str, uri: str, cause: str, sequence: int, run_id: str, created_at: object) -> dict[str, object]:

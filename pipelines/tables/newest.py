@@ -30,8 +30,9 @@ def open_files(schema: pa.Schema, files: Sequence[str]) -> pads.Dataset | None:
 class NewestRows:
     """The rows of data files that hold, and where they are.
 
-    keys: asset (string), sequence (int64), removed (bool), file (int32, which of `files`), row (int64, its number in
-    the file); one row an asset, by asset's name. sizes: rows of every file, int64 [files], superseded ones too.
+    keys: asset (large_string: a string array ends at 2 GiB), sequence (int64), removed (bool), file (int32, which of
+    `files`), row (int64, its number in the file); one row an asset, by asset's name. sizes: rows of every file, int64
+    [files], superseded ones too.
     """
 
     schema: pa.Schema
@@ -45,10 +46,10 @@ class NewestRows:
         dataset = open_files(schema, files)
         names = ["asset", "sequence", "removed", "__fragment_index"]
         if dataset is None:
-            empty = schema.empty_table().select(names[:3])
+            empty = _with_large_names(schema.empty_table().select(names[:3]))
             empty = empty.append_column("file", pa.array([], pa.int32())).append_column("row", pa.array([], pa.int64()))
             return cls(schema, (), empty, np.zeros(0, np.int64))
-        keys = dataset.to_table(columns=names).rename_columns([*names[:3], "file"])
+        keys = _with_large_names(dataset.to_table(columns=names).rename_columns([*names[:3], "file"]))
         keys = keys.append_column("row", pa.array(_row_numbers(keys["file"].to_numpy())))
         sizes = np.bincount(keys["file"].to_numpy(), minlength=len(files)).astype(np.int64)
         order = pc.sort_indices(keys, sort_keys=[("asset", "ascending"), ("sequence", "ascending")])
@@ -64,7 +65,7 @@ class NewestRows:
         """Without the rows that say "removed", unless `removed`; only of `assets`, if they are given."""
         mask = np.ones(len(self), bool) if removed else ~self.keys["removed"].to_numpy()
         if assets is not None:
-            mask &= pc.is_in(self.keys["asset"], pa.array(list(assets), pa.string())).to_numpy()
+            mask &= pc.is_in(self.keys["asset"], pa.array(list(assets), pa.large_string())).to_numpy()
         return self.where(mask)
 
     def where(self, mask: npt.NDArray[np.bool_]) -> "NewestRows":
@@ -99,6 +100,10 @@ class NewestRows:
             at += batch.num_rows
             if mask.any():
                 yield batch if mask.all() else batch.filter(pa.array(mask))
+
+
+def _with_large_names(keys: pa.Table) -> pa.Table:
+    return keys.set_column(0, "asset", keys["asset"].cast(pa.large_string()))
 
 
 def _in_order(dataset: pads.Dataset) -> list[Any]:

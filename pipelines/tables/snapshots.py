@@ -1,7 +1,7 @@
 """Snapshots of the label table: which there are, going back to one, tidying, and letting go of old ones."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from deltalake import CommitProperties
 
@@ -20,6 +21,9 @@ from pipelines.tables.newest import NewestRows, open_files
 # What a commit says of itself in its metadata, besides run_id.
 ROLLBACK, COMPACTION = "rolled_back_to", "same_labels_as"
 ANYWAY = "published_anyway"
+# Below the table's folder: what each rollback took back, a file called after its version. So it is known for good, also
+# when the labels themselves are vacuumed.
+WITHDRAWN = "_withdrawn"
 # A file of labels is rewritten when this share of its rows is superseded, or when so many small files have gathered.
 STALE_SHARE = 0.5
 SMALL_ROWS, SMALL_FILES = 256, 64
@@ -71,10 +75,13 @@ def readable(table: NewestRowTable, version: int) -> bool:
         return False
 
 
-def roll_back(table: NewestRowTable, version: int, run_id: str, reason: str) -> int:
+def roll_back(
+    table: NewestRowTable, version: int, run_id: str, reason: str, confirm: Callable[[], None] = lambda: None
+) -> int:
     """Publish the labels of an older version again, in one atomic commit that writes no row; returns the new version.
 
-    Raises UsageError for a version that is not there, or not readable any more.
+    confirm: called right before; raises if that may not be done any more. Raises UsageError for a version that is not
+    there, or not readable any more.
     """
     delta = table.open()
     newest = None if delta is None else delta.version()
@@ -82,7 +89,10 @@ def roll_back(table: NewestRowTable, version: int, run_id: str, reason: str) -> 
         raise UsageError(f"{table.url} has no snapshot {version} to go back to; the newest is {newest}")
     if not readable(table, version):
         raise UsageError(f"snapshot {version} of {table.url} was vacuumed: some of its files are gone")
+    taken = _taken_back(table, newest, version)
+    storage.write_parquet(storage.join(table.url, WITHDRAWN, f"{newest + 1:010d}.parquet"), taken)
     metadata = {"run_id": run_id, ROLLBACK: str(version), "reason": reason}
+    confirm()
     delta.restore(version, commit_properties=CommitProperties(custom_metadata=metadata))
     return newest + 1
 
@@ -90,36 +100,58 @@ def roll_back(table: NewestRowTable, version: int, run_id: str, reason: str) -> 
 def withdrawn(table: NewestRowTable, files: Sequence[str]) -> int:
     """How many labels of these data files (addresses) are the very ones that a person took back by a rollback.
 
-    A label counts as the same when everything that it was decided from is the same. Those of vacuumed files are
-    forgotten.
+    A label counts as the same when everything that it was decided from is the same.
     """
-    there = set(storage.list_files(table.url))
-    keys: list[pa.Array] = []
-    for snapshot in snapshots(table):
-        if snapshot.back_to is not None:
-            gone = set(table.files(snapshot.version - 1)) - set(table.files(snapshot.version))
-            keys += _column(table, sorted(gone & there), "label_key")
-    offered = _column(table, files, "label_key")
-    if not keys or not offered:
+    parts = [_noted(table, snapshot.version) for snapshot in snapshots(table) if snapshot.back_to is not None]
+    offered = _columns(table, files, ["label_key"])["label_key"]
+    if not parts or not len(offered):
         return 0
-    current = _column(table, table.files(), "label_key")
-    taken = pc.unique(pa.chunked_array(keys))
-    taken = taken.filter(pc.invert(pc.is_in(taken, pa.chunked_array(current, pa.string()).combine_chunks())))
-    return int(pc.sum(pc.is_in(pa.chunked_array(offered), taken)).as_py() or 0)
+    taken = pc.unique(pa.concat_tables(parts)["label_key"])
+    taken = taken.filter(pc.invert(pc.is_in(taken, _columns(table, table.files(), ["label_key"])["label_key"])))
+    return int(pc.sum(pc.is_in(offered, taken)).as_py() or 0)
 
 
-def _column(table: NewestRowTable, files: Sequence[str], name: str) -> list[pa.Array]:
+def _taken_back(table: NewestRowTable, before: int, after: int) -> pa.Table:
+    """(asset, label_key) of the labels in `before` that going back to `after` took back, as far as their files are
+    still there."""
+    there, kept = set(storage.list_files(table.url)), table.files(after)
+    gone = (set(table.files(before)) - set(kept)) & there
+    names = ["asset", "label_key"]  # by their asset, labels of forgotten images are found here too
+    found = _columns(table, sorted(gone), names)
+    stays = pc.is_in(found["label_key"], _columns(table, sorted(there & set(kept)), names)["label_key"])
+    return found.filter(pc.invert(stays))
+
+
+def _noted(table: NewestRowTable, version: int) -> pa.Table:
+    """What the rollback that made a version noted; for one that noted nothing, what is still there."""
+    folder = storage.join(table.url, WITHDRAWN)
+    # Forgetting an image renames the files that held it; what stands before the suffix stays.
+    found = [url for url in storage.list_files(folder) if url.rsplit("/", 1)[-1].startswith(f"{version:010d}")]
+    return _large(storage.read_parquet(found[0])) if found else _taken_back(table, version - 1, version)
+
+
+def _columns(table: NewestRowTable, files: Sequence[str], names: list[str]) -> pa.Table:
+    """Columns of all rows that have a label key."""
     dataset = open_files(table.schema, files)
-    return [] if dataset is None else [c.drop_null() for c in dataset.to_table(columns=[name])[name].chunks]
+    if dataset is None:
+        return _large(table.schema.empty_table().select(names))
+    return _large(dataset.to_table(columns=names, filter=pads.field("label_key").is_valid()))
 
 
-def compact(table: NewestRowTable, run_id: str) -> int | None:
+def _large(found: pa.Table) -> pa.Table:
+    """Texts that may be more than 2 GiB together."""
+    return found.cast(pa.schema([(name, pa.large_string()) for name in found.column_names]))
+
+
+def compact(table: NewestRowTable, run_id: str, confirm: Callable[[], None] = lambda: None) -> int | None:
     """Rewrite files most of whose rows are superseded, and many small ones into few, without touching a label.
 
-    Returns the new version, None where nothing was to be done. Old snapshots keep their files until `vacuum`.
+    confirm: called right before the commit; raises if that may not be done any more. Returns the new version, None
+    where nothing was to be done. Old snapshots keep their files until `vacuum`. Raises CommitConflict where another
+    commit came meanwhile.
     """
     before = table.version()
-    files = table.files()
+    files = table.files(before)
     rows = NewestRows.of(table.schema, files)
     chosen = _worth_rewriting(rows)
     if before is None or not chosen.any():
@@ -127,20 +159,15 @@ def compact(table: NewestRowTable, run_id: str) -> int | None:
     kept = rows.where(chosen[rows.keys["file"].to_numpy()])
     written = list(_rewrite(table, kept))
     gone = [file.rsplit("/", 1)[-1] for file, out in zip(rows.files, chosen, strict=True) if out]
-    return table.replace(gone, written, {"run_id": run_id, COMPACTION: str(before)})
+    confirm()
+    return table.replace(gone, written, before, {"run_id": run_id, COMPACTION: str(before)})
 
 
 def _worth_rewriting(rows: NewestRows) -> npt.NDArray[np.bool_]:
     """Bool [files]."""
-    total = np.array([pq.read_metadata(_open(file)).num_rows for file in rows.files], np.int64)
     live = np.bincount(rows.keys["file"].to_numpy(), minlength=len(rows.files))
     small = live < SMALL_ROWS
-    return (live < (1 - STALE_SHARE) * total) | (small & (small.sum() > SMALL_FILES))
-
-
-def _open(file: str) -> pa.NativeFile:
-    fs, path = storage.arrow_filesystem(file)
-    return fs.open_input_file(path)
+    return (live < (1 - STALE_SHARE) * rows.sizes) | (small & (small.sum() > SMALL_FILES))
 
 
 def _rewrite(table: NewestRowTable, rows: NewestRows) -> Iterator[DataFile]:
@@ -168,11 +195,11 @@ def _rewrite(table: NewestRowTable, rows: NewestRows) -> Iterator[DataFile]:
         yield finish()
 
 
-def vacuum(table: NewestRowTable, before: datetime) -> tuple[list[int], int]:
+def vacuum(table: NewestRowTable, before: datetime, hold: Collection[str] = ()) -> tuple[list[int], int]:
     """Delete the files of snapshots that were replaced before this moment, and files as old that no snapshot holds.
 
-    The published snapshot stays whatever its age, and so does every one that was published at or after `before`.
-    Returns the versions that cannot be read any more, and the bytes freed.
+    The published snapshot stays whatever its age, and so does every one that was published at or after `before`, and
+    the files (names) to `hold`. Returns the versions that cannot be read any more, and the bytes freed.
     """
     delta = table.open()
     if delta is None:
@@ -181,7 +208,7 @@ def vacuum(table: NewestRowTable, before: datetime) -> tuple[list[int], int]:
     # A snapshot's time ends when the next one is published.
     ends = [datetime.max.replace(tzinfo=UTC), *(snapshot.at for snapshot in known)]
     keep = [snapshot.version for snapshot, end in zip(known, ends, strict=False) if end >= before]
-    held = {file.rsplit("/", 1)[-1] for version in keep for file in _files(table, version)}
+    held = {file.rsplit("/", 1)[-1] for version in keep for file in _files(table, version)} | set(hold)
     fs, path = storage.filesystem(table.url)
     freed = 0
     for entry in fs.ls(path, detail=True):

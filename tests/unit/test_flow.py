@@ -7,8 +7,10 @@ import pytest
 from pipelines.classes import ClassSet
 from pipelines.config import LabelConfig, UsageError
 from pipelines.execution import layout
-from pipelines.flow import deciding, listing, observing
+from pipelines.flow import deciding, job, listing, observing
+from pipelines.flow import present as flow_present
 from pipelines.flow.listing import Wanted
+from pipelines.flow.publish import Proposal, Published
 from pipelines.flow.run import Run
 from pipelines.stages.base import ChainError, StageSpec, check_chain
 from pipelines.tables.labels import SCHEMA
@@ -106,3 +108,14 @@ def test_a_chain_whose_columns_do_not_fit_is_refused() -> None:
     assert check_chain([one], ["uri"]) == [("uri", "picture")]
     with pytest.raises(ChainError, match="two needs size"):
         check_chain([one, two], ["uri"])
+
+
+@pytest.mark.parametrize(("published", "code"), [(0, 3), (4, 4)])
+def test_labels_that_were_refused_are_told_though_the_budget_was_used_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: int, code: int
+) -> None:
+    monkeypatch.setattr(flow_present, "present", lambda *_: None)
+    proposal = Proposal(run_at(tmp_path), 2, observing.Known(), deciding.Plan(), deciding.Decided())
+    observed = observing.Observed(out_of_budget=True)
+    outcome = job._finish(proposal, observed, Published(1, published), None)  # type: ignore[arg-type]
+    assert outcome.exit_code == code

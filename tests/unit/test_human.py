@@ -21,7 +21,7 @@ from pipelines.flow.observing import Known
 from pipelines.stages.decide import WORK, DecideStage, DecideStageConfig, overruled
 from pipelines.tables.delta import DataFile
 from pipelines.tables.human import Correction, HumanTable, paint
-from pipelines.tables.labels import SCHEMA
+from pipelines.tables.labels import SCHEMA, human_digest
 from pipelines.tables.pictures import read_png
 
 DAY = datetime(2026, 11, 1, tzinfo=UTC)
@@ -87,9 +87,9 @@ def test_corrections_that_came_in_between_are_kept(tmp_path: Path, monkeypatch: 
     assert [(tmp_path / "human" / name).exists() for name in written] == [False, True], "no commit mentions the first"
 
 
-def publish(run, key: str) -> None:
+def publish(run, key: str, **columns: str) -> None:
     row = {**dict.fromkeys(SCHEMA.names), "asset": "a", "sequence": run.labels.next_sequence(), "removed": False}
-    row |= {"label_key": key, "evidence_key": "e"}
+    row |= {"label_key": key, "evidence_key": "e", **columns}
     run.labels.append(f"part-{row['sequence']}.parquet", pa.Table.from_pylist([row], schema=SCHEMA))
 
 
@@ -114,6 +114,21 @@ def test_a_correction_makes_one_new_decision_and_is_stale_for_other_bytes(tmp_pa
     plan = deciding.plan(run, [asset], other_bytes)
     assert (plan.work[0]["cause"], plan.work[0]["human"], plan.stale) == ("new evidence", "", ["a"])
     assert len(run.human.read({"a"})["a"]) == 2, "a stale correction is kept"
+
+
+def test_a_label_says_which_corrections_it_came_from_whatever_the_order_they_came_in(tmp_path: Path) -> None:
+    run, asset = run_at(tmp_path), Wanted("a", "/a", 3, "1", "", "", "", (), "", "")
+    known = Known(evidence={"a": ("shard", "e", "bytes")})
+    digests = {"class_set_digest": run.classes.digest, "decide_digest": run.decide_digest, "weak_digest": ""}
+    late, early = (correction(np.full((2, 2), number, np.int32), days=number) for number in (1, 0))
+    run.human.add({"a": ("/a", [late])}, "r1")
+    [work] = deciding.plan(run, [asset], known).work
+    publish(run, work["label_key"], human_digest=human_digest(work["human"]), **digests)
+    # Drawn before the other, imported after it: by its key alone nobody could tell what this label is made of.
+    run.human.add({"a": ("/a", [early])}, "r2")
+    assert deciding.plan(run, [asset], known).work[0]["cause"] == "human"
+    run.decide_digest = "other"
+    assert deciding.plan(run, [asset], known).work[0]["cause"] == "new decision"
 
 
 def test_the_decide_stage_paints_what_the_plan_names_and_tells_what_it_cannot_use(tmp_path: Path) -> None:
@@ -142,5 +157,6 @@ def test_the_decide_stage_paints_what_the_plan_names_and_tells_what_it_cannot_us
     run.labels.commit([DataFile(told["file"], told["size_bytes"], told["rows"])])
     [label] = [row for batch in run.labels.newest(SCHEMA.names) for row in batch.to_pylist()]
     np.testing.assert_array_equal(read_png(label["class_map"])[human >= 0], human[human >= 0])
+    assert label["human_digest"] == human_digest(plan.work[0]["human"]) != ""
     assert label["weak_problems"] == ["the correction of ann covers (3, 3) pixels, the image (120, 160)"]
     assert deciding.plan(run, [asset], Known(evidence={"a": (shard, "e", "bytes")})).reused == 1

@@ -112,6 +112,20 @@ def test_on_the_machine_of_a_killed_holder_nobody_waits(tmp_path: Path, capsys: 
         assert "taken over" in capsys.readouterr().err
 
 
+def test_a_holder_that_lives_holds_whatever_becomes_of_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OutputLock(str(tmp_path), 600):
+        # A step of the clock moves the boot time that /proc/stat gives, and with it what psutil says of a start.
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 1.0)
+        with pytest.raises(Held, match="holds it"), OutputLock(str(tmp_path), 600):
+            pass
+        # Another process that was given the same number is not the holder.
+        monkeypatch.setattr(lock_module, "_started", lambda pid: 17)
+        with OutputLock(str(tmp_path), 600) as second:
+            second.confirm()
+
+
 def test_the_lock_does_not_tell_arguments_which_may_name_what_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 """Class sets that changed: what was written under older ones is read as what it means now."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from pipelines import weak
 from pipelines.classes import ClassSet, ClassSetError
 from pipelines.config import LabelConfig, UsageError
 from pipelines.evaluation.gold import IGNORED, match
+from pipelines.execution import layout
+from pipelines.flow import job, past
 from pipelines.flow.past import check_classes
+from pipelines.flow.run import Run
 from pipelines.flow.second import _same_names
 from pipelines.migrations import UNKNOWN, Translation, check_change
 from pipelines.stages.decide import png
@@ -204,7 +209,15 @@ def test_gold_and_labels_of_different_times_are_compared(gold_is_old: bool) -> N
 SAID = {"tags": [{"class": "bus", "present": False}, {"class": "cat", "present": True}]}
 
 
-def publish(out: Path, classes: ClassSet, run: str, sequence: int, asset: str, class_id: int) -> None:
+def publish(
+    out: Path,
+    classes: ClassSet,
+    run: str,
+    sequence: int,
+    asset: str,
+    class_id: int,
+    told: dict[str, str] | None = None,
+) -> None:
     """One labeled image, half of it of one class."""
     class_map = np.zeros((8, 8), np.uint8)
     class_map[:4] = class_id
@@ -215,7 +228,7 @@ def publish(out: Path, classes: ClassSet, run: str, sequence: int, asset: str, c
         "keep_threshold": 0.5, "mean_confidence": 0.9, "areas": areas, "weak": json.dumps(SAID),
         "class_set_digest": classes.digest, "run_id": run, "digest": asset,
     }  # fmt: skip
-    LabelTable(str(out / "labels")).append(f"{run}.parquet", pa.Table.from_pylist([row], SCHEMA))
+    LabelTable(str(out / "labels")).append(f"{run}.parquet", pa.Table.from_pylist([row], SCHEMA), told)
     folder = out / "runs" / run
     folder.mkdir(parents=True, exist_ok=True)
     config = LabelConfig(corpus="photos", output=str(out)).model_dump(mode="json")
@@ -252,3 +265,31 @@ def test_labels_and_classes_are_compared_before_anything_starts(tmp_path: Path) 
     check_classes(labels, str(tmp_path), NOW)
     with pytest.raises(ClassSetError, match="migrations"):
         check_classes(labels, str(tmp_path), ClassSet.from_dict([{"id": 8, "name": "tom"}]))
+
+
+def test_what_a_commit_says_of_its_classes_is_read_from_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = LabelTable(str(tmp_path / "labels"))
+    publish(tmp_path, BEFORE, "r1", 1, "old.jpg", 6)
+    assert past.last_classes(labels, str(tmp_path)) == BEFORE  # the commit says nothing, the rows do
+    publish(tmp_path, NOW, "r2", 2, "new.jpg", 23, {"run_id": "r2", "class_set": NOW.digest})
+    monkeypatch.setattr(past, "open_files", None)
+    assert past.last_classes(labels, str(tmp_path)) == NOW
+
+
+def test_classes_are_compared_again_once_nobody_else_can_publish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LabelConfig(corpus=str(tmp_path), output=str(tmp_path), classes="voc")
+    run = Run(config, NOW, "o", "d", {}, layout(2, 0, "auto", "auto", 0))
+
+    @contextlib.contextmanager
+    def waited_for_another(*_: object, **__: object) -> Iterator[Any]:
+        publish(tmp_path, ClassSet.from_dict([{"id": 8, "name": "tom"}]), "r1", 1, "old.jpg", 8)
+        yield None
+
+    monkeypatch.setattr(job, "set_up", lambda config: (run, None))
+    monkeypatch.setattr(job, "only_run", waited_for_another)
+    with pytest.raises(UsageError, match=r"rename: 8, was: tom"):
+        job.label_corpus(config)

@@ -1,13 +1,17 @@
 """The gate's rules, and the causes that a change can have."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from published import publish, rectangle, write_gold
 
+from pipelines.classes import ClassSet
 from pipelines.nightly.causes import cause
-from pipelines.nightly.config import NightlyConfig, SnapshotGate
-from pipelines.nightly.gate import Numbers, Quality, reasons
+from pipelines.nightly.config import GoldConfig, NightlyConfig, SnapshotGate
+from pipelines.nightly.gate import Numbers, Quality, on_gold, reasons
+from pipelines.nightly.sides import Side, Sides
 
 GOOD = Numbers(
     coverage=0.8,
@@ -49,9 +53,37 @@ def test_limits_are_data() -> None:
     assert reasons(SnapshotGate(minimum_gain=-1.0, **free), worse) == []
 
 
+def test_classes_that_were_renamed_or_merged_are_judged_as_what_they_became(tmp_path: Path) -> None:
+    output, gold = str(tmp_path / "out"), tmp_path / "gold"
+    ids = {8: "cat", 6: "bus", 7: "car"}
+    publish(
+        tmp_path / "out",
+        {"a.jpg": rectangle(8, 6), "b.jpg": rectangle(7, 8), "no gold.jpg": rectangle(6, 6)},
+        "1",
+        ClassSet.from_dict([{"id": id, "name": name} for id, name in ids.items()]),
+    )
+    records = [{"rename": 8, "was": "cat"}, {"merge": [6, 7], "was": ["bus", "car"], "into": 23}]
+    classes = [{"id": 8, "name": "feline"}, {"id": 23, "name": "vehicle"}]
+    new = ClassSet.from_dict({"classes": classes, "migrations": records})
+    publish(tmp_path / "out", {"a.jpg": rectangle(8, 23), "b.jpg": rectangle(8, 8)}, "2", new)
+    write_gold(gold, {"a": rectangle(8, 23), "b": rectangle(23, 8)})
+    sides = Sides(Side(output, 1), Side(output, 2))
+    judged = on_gold(GoldConfig(uri=str(gold)), sides)
+    assert judged is not None
+    assert (judged[0].images, judged[1].images) == (2, 2)
+    assert judged[0].class_iou == {"background": None, "feline": 1.0, "vehicle": 1.0}
+    assert judged[1].class_iou == {"background": None, "feline": pytest.approx(2 / 3, abs=1e-4), "vehicle": 0.5}
+    # Sets that share no records are judged by their own, over what both know.
+    other = ClassSet.load("bird, feline")
+    publish(tmp_path / "out", {"a.jpg": rectangle(2, 1), "b.jpg": rectangle(2, 2)}, "3", other)
+    meaning = GoldConfig(uri=str(gold), classes='[{"id": 8, "name": "feline"}]')
+    judged = on_gold(meaning, Sides(sides.new, Side(output, 3)))
+    assert judged is not None and list(judged[0].class_iou) == list(judged[1].class_iou) == ["background", "feline"]
+
+
 ROW = dict.fromkeys(
     ("cause", "digest", "evidence_key", "label_key", "class_set_digest", "decide_digest", "weak_digest"), "1"
-)
+) | {"human_digest": ""}
 
 
 @pytest.mark.parametrize(
@@ -63,15 +95,22 @@ ROW = dict.fromkeys(
         ({"class_set_digest": "2", "label_key": "2"}, ("new decision", ["class set"])),
         ({"decide_digest": "2", "label_key": "2"}, ("new decision", ["decide-config"])),
         ({"label_key": "2"}, ("new decision", ["labelers"])),
+        ({"human_digest": "2", "label_key": "2"}, ("human", ["corrections"])),
+        (
+            {"human_digest": "2", "decide_digest": "2", "label_key": "2", "cause": "new decision"},
+            ("new decision", ["decide-config", "corrections"]),
+        ),
     ],
 )
 def test_the_cause_is_what_the_label_was_decided_from(change: dict[str, str], expected: tuple[str, list[str]]) -> None:
     assert cause(ROW, {**ROW, **change}) == expected
 
 
-def test_what_a_person_corrected_is_their_doing() -> None:
-    corrected = {**ROW, "label_key": "2", "cause": "human"}
-    assert cause(ROW, corrected) == ("human", ["corrections"])
+def test_labels_of_before_that_do_not_say_what_a_person_corrected_go_by_their_cause() -> None:
+    corrected = {**ROW, "label_key": "2", "cause": "human", "human_digest": "2"}
+    assert cause({**ROW, "human_digest": None}, corrected) == ("human", ["corrections"])
+    of_before = {**ROW, "human_digest": None, "decide_digest": "0"}
+    assert cause(of_before, corrected) == ("new decision", ["decide-config"])
     assert cause(corrected, {**corrected, "decide_digest": "3", "label_key": "3"})[0] == "new decision"
 
 

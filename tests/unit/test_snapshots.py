@@ -1,6 +1,7 @@
 """Snapshots of the label table: compacted without touching a label, vacuumed by age, brought back."""
 
 import os
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,10 @@ import pyarrow as pa
 import pytest
 
 from pipelines.config import UsageError
+from pipelines.nightly import candidates
+from pipelines.nightly.candidates import Candidate
+from pipelines.nightly.config import NightlyConfig
+from pipelines.nightly.job import _let_go
 from pipelines.tables import snapshots
 from pipelines.tables.delta import CommitConflict
 from pipelines.tables.labels import SCHEMA, LabelTable, removal
@@ -88,10 +93,65 @@ def test_a_rollback_brings_back_every_label_and_remembers_what_it_took_back(tabl
     assert newest(table) == dict.fromkeys("abcd", "old")
     assert withdrawn(table, [f"{table.url}/two.parquet"]) == 3
     assert withdrawn(table, [f"{table.url}/again.parquet"]) == 0
+    shutil.rmtree(Path(table.url) / "_withdrawn")  # Rollbacks of before noted nothing; their files tell it.
+    assert withdrawn(table, [f"{table.url}/two.parquet"]) == 3
     table.append("five.parquet", rows(["a"], 5, "new"))
     assert withdrawn(table, [f"{table.url}/two.parquet"]) == 0  # Somebody published those labels anyway.
     with pytest.raises(UsageError, match="no snapshot 17"):
         roll_back(table, 17, "me", "why not")
+
+
+def test_what_a_rollback_took_back_is_known_when_its_files_are_gone(table: LabelTable) -> None:
+    table.append("four.parquet", rows(["c"], 4, "newer"))
+    compact(table, "tidy")
+    roll_back(table, 1, "me", "why not")
+    again = table.write_file("again.parquet", rows(["a", "b", "z"], 9, "new"))
+    unlike = table.write_file("unlike.parquet", rows(["a"], 9, "old"))
+    urls = [f"{table.url}/{file.name}" for file in (again, unlike)]
+    vacuum(table, datetime.now(UTC) + timedelta(hours=1), ["again.parquet", "unlike.parquet"])
+    assert not list(Path(table.url).glob("two*.parquet")) and not list(Path(table.url).glob("compact*.parquet"))
+    assert (withdrawn(table, urls[:1]), withdrawn(table, urls[1:])) == (3, 0)
+    # Forgetting gives a file that held the image another name.
+    [noted] = (Path(table.url) / "_withdrawn").iterdir()
+    noted.rename(noted.with_name(f"{noted.stem}-f0123abcd.parquet"))
+    assert withdrawn(table, urls[:1]) == 3
+
+
+def test_a_rollback_while_files_are_rewritten_is_not_undone(table: LabelTable) -> None:
+    with pytest.raises(CommitConflict):
+        compact(table, "tidy", confirm=lambda: roll_back(table, 1, "me", "why not") and None)
+    assert newest(table) == dict.fromkeys("abcd", "old")
+
+
+def kept(table: LabelTable, base: int, created_at: datetime) -> Candidate:
+    file = table.write_file(f"staged-{base}.parquet", rows(["a"], 9, "candidate"))
+    os.utime(Path(table.url) / file.name, (0, 0))  # what an earlier night had decided
+    candidate = Candidate(f"night-{base}", created_at.isoformat(), base, (file.name,), ("no",), {"run_id": "night"})
+    candidate.keep(str(Path(table.url).parent))
+    return candidate
+
+
+def test_a_night_holds_the_files_of_its_candidates_and_a_day_to_come_deletes_nothing(table: LabelTable) -> None:
+    output, asked = str(Path(table.url).parent), []
+    old, new = kept(table, 1, datetime.now(UTC) - timedelta(days=3)), kept(table, 3, datetime.now(UTC))
+    night = {"corpus": "x", "output": output, "keep": {"snapshots": 86_400}}
+    _let_go(NightlyConfig.model_validate({**night, "as_of": "2999-01-01"}), lambda: asked.append("may I"))
+    assert asked == ["may I"]
+    assert [readable(table, version) for version in (1, 2, 3)] == [True, True, True]
+    assert [one.name for one in candidates.candidates(output)] == [new.name]
+    there = {path.name for path in Path(table.url).glob("*.parquet")}
+    assert new.files[0] in there and old.files[0] not in there
+
+
+def test_a_candidate_follows_its_base_also_in_other_files_and_nothing_else(table: LabelTable) -> None:
+    output = str(Path(table.url).parent)
+    kept(table, 3, datetime.now(UTC))
+    assert compact(table, "tidy") == 4
+    assert candidates.publish(output, "night-3", "looked at") == 5
+    assert newest(table)["a"] == "candidate"
+    kept(table, 4, datetime.now(UTC))
+    with pytest.raises(UsageError, match="published since"):
+        candidates.publish(output, "night-4", "looked at")
 
 
 def test_a_commit_that_must_follow_a_version_does_or_fails(table: LabelTable) -> None:

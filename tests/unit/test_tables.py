@@ -7,8 +7,10 @@ import pyarrow as pa
 import pytest
 
 from pipelines import storage
+from pipelines.tables.delta import NewestRowTable
 from pipelines.tables.evidence import EvidenceStore
 from pipelines.tables.labels import SCHEMA, LabelTable, removal
+from pipelines.tables.newest import NewestRows
 from pipelines.tables.quarantine import QuarantineTable
 
 
@@ -35,7 +37,19 @@ def test_the_newest_row_of_an_asset_wins_and_older_versions_stay_readable(table:
     assert newest(table) == {"x": "old", "y": "new", "z": "new"}
     assert newest(table, version=1) == {"x": "old", "y": "old"}
     assert newest(table, assets={"y"}) == {"y": "new"}
+    # Ten million names are more than the 2 GiB that an array of plain strings can hold.
+    assert NewestRows.of(SCHEMA, table.files()).keys["asset"].type == pa.large_string()
     assert table.next_sequence() > 2
+
+
+def test_a_table_from_before_a_column_was_added_is_read_and_goes_on(tmp_path: Path) -> None:
+    older = pa.schema([field for field in SCHEMA if field.name != "human_digest"])
+    table = NewestRowTable(str(tmp_path / "labels"), older)
+    table.append("a.parquet", rows(["x", "y"], 1, label_key="k").select(older.names))
+    now = LabelTable(table.url)
+    now.append("b.parquet", rows(["y"], 2, label_key="k", human_digest="h"))
+    found = {row["asset"]: row["human_digest"] for b in now.newest(SCHEMA.names) for row in b.to_pylist()}
+    assert found == {"x": None, "y": "h"}
 
 
 def test_a_removal_hides_an_asset_until_it_comes_back(table: LabelTable) -> None:
