@@ -13,7 +13,6 @@ from pipelines.corpus.read import open_parquet
 from pipelines.forgetting.names import Names, holding
 
 COLUMNS = ("asset", "uri", "digest", "sequence")
-SHOWN = 5
 
 
 @dataclass
