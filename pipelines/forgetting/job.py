@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pipelines import storage
@@ -44,7 +44,7 @@ class Work:
         self.aliases = list(dict.fromkeys(self.aliases + found))
 
     def to_json(self) -> bytes:
-        names = {key: sorted(getattr(self.names, key)) for key in ("assets", "uris", "digests", "others")}
+        names = {f.name: sorted(getattr(self.names, f.name)) for f in fields(Names)}
         told = {"unreachable": asdict(self.unreachable), "aliases": [asdict(alias) for alias in self.aliases]}
         return json.dumps({"names": names, "roots": self.roots, **told}).encode()
 
@@ -58,10 +58,9 @@ class Work:
         return cls(names, found["roots"], reach.Unreachable(**told), aliases)
 
     def __add__(self, other: "Work") -> "Work":
-        names = Names(
-            *(getattr(self.names, key) | getattr(other.names, key) for key in ("assets", "uris", "digests", "others"))
-        )
+        names = Names(*(getattr(self.names, f.name) | getattr(other.names, f.name) for f in fields(Names)))
         names.others -= names.all
+        names.rivals -= names.all
         mine, theirs = asdict(self.unreachable), asdict(other.unreachable)
         both = {key: list(getattr(self.unreachable, key)) for key in mine}
         for key in theirs:
@@ -116,11 +115,11 @@ def _work(config: ForgetConfig, output: str, paths: list[str]) -> Work:
     elif not config.asset and not config.uri:
         raise UsageError("nothing to forget: give --asset or --uri (no interrupted run is waiting either)")
     roots = [output, *also]
-    rows = identity.known_rows(output, paths)
-    subject = identity.identify(rows, config.asset, config.uri)
+    known = identity.Known(output, paths)
+    subject = identity.identify(known, config.asset, config.uri)
     work = Work(subject.names, roots)
     work.look_for_aliases()
-    _check(config, output, rows, work)
+    _check(config, output, known, work)
     for asset in subject.same_bytes:
         say(f"forget: {asset} has the same bytes and is forgotten too")
     if subject.kept_digests:
@@ -146,14 +145,15 @@ def _interrupted(output: str, also: list[str]) -> Work | None:
     return before
 
 
-def _check(config: ForgetConfig, output: str, rows: Any, work: Work) -> None:
+def _check(config: ForgetConfig, output: str, known: identity.Known, work: Work) -> None:
     """Names that no table knows were forgotten before, or stand in a page or a file; all others are mistakes."""
-    known = set(rows["asset"].to_pylist()) | set(rows["uri"].to_pylist())
     memory = Forgotten.load(output)
-    told = [("asset", name) for name in config.asset] + [("uri", name) for name in config.uri]
-    unknown = [name for kind, name in told if name not in known and not memory.holds(kind, name)]
-    if unknown and not _pass(work)[1]:
-        identity.check_known(rows, config.asset, config.uri, unknown)
+    unknown = {}
+    for kind, names in (("asset", config.asset), ("uri", config.uri)):
+        told = set(names) - set(known.of(kind, names)[kind].to_pylist())
+        unknown[kind] = [name for name in told if not memory.holds(kind, name)]
+    if any(unknown.values()) and not _pass(work)[1]:
+        identity.check_known(known, unknown["asset"], unknown["uri"])
 
 
 def _marks(names: Names) -> list[tuple[str, str]]:
