@@ -1,6 +1,7 @@
 """Addresses: a local path or any fsspec URL, read and written the same way."""
 
 import os
+import re
 import shutil
 import uuid
 from datetime import UTC, datetime
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow.fs as pafs
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 
 
 def absolute(url: str) -> str:
@@ -68,7 +71,7 @@ def write_bytes(url: str, data: bytes) -> None:
         fs.pipe_file(path, data)
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    temporary = _temporary(path)
     with Path(temporary).open("wb") as file:
         file.write(data)
         file.flush()
@@ -84,9 +87,21 @@ def upload(local: Path, url: str) -> None:
         local.unlink()
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    temporary = _temporary(path)
     shutil.move(local, temporary)
     Path(temporary).replace(path)
+
+
+def _temporary(path: str) -> str:
+    return f"{path}.{uuid.uuid4().hex}.tmp"
+
+
+def remove_unfinished(url: str) -> int:
+    """Remove what killed writes left below a folder; returns how many files. Nobody may be writing there."""
+    left = [path for path in tree(url) if _TEMPORARY.search(path)]
+    for path in left:
+        remove(join(url, path))
+    return len(left)
 
 
 def modified(url: str) -> datetime:

@@ -8,7 +8,6 @@ revision, Ray job, snapshot and config digest; the machine's metrics; what was r
 
 import hashlib
 import json
-import re
 import sys
 import time
 import uuid
@@ -28,6 +27,7 @@ from pipelines.tracking_names import (
     how_to_look,
     metric_name,
     numbers,
+    picture_stem,
     without_password,
 )
 from pipelines.tracking_origin import SystemMetrics, origin_tags, ray_tags
@@ -153,8 +153,7 @@ class Tracker:
     def pictures(self, pictures: Mapping[str, bytes], folder: str = "overlays") -> None:
         """Keep PNG pictures as artifacts, named after their assets."""
         for number, (asset, png) in enumerate(pictures.items()):
-            stem = re.sub(r"[^\w.-]+", "_", asset, flags=re.ASCII)[-80:]
-            self._put("file", {"name": f"{folder}/{number:02d}_{stem}.png"}, png)
+            self._put("file", {"name": f"{folder}/{number:02d}_{picture_stem(asset)}.png"}, png)
 
     def snapshot(self, url: str, version: int | None, name: str, context: str = "labels") -> None:
         """Log a published label table as a dataset of the run: its address, and its version as the digest."""

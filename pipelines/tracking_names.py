@@ -19,6 +19,11 @@ SQLITE = "sqlite:///"
 _HTTP = ("http://", "https://", "databricks")
 
 
+def picture_stem(asset: str) -> str:
+    """What the picture of an asset is called, after its number and before its suffix."""
+    return re.sub(r"[^\w.-]+", "_", asset, flags=re.ASCII)[-80:]
+
+
 def choose_store(uri: str, output: str) -> tuple[str, str | None]:
     """The tracking URI and, for a sqlite file, where its artifacts go (None: the server decides).
 

@@ -1,7 +1,7 @@
 """What MLflow could not be told, kept in the output of the run, and told later."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 from pipelines import storage
@@ -40,6 +40,30 @@ def load(address: str) -> tuple[About, list[Operation]]:
         content = storage.read_bytes(storage.join(address, told["content"])) if "content" in told else None
         operations.append(Operation(told["kind"], told["values"], content))
     return about, operations
+
+
+def change(address: str, what: Callable[[Operation], Operation | None]) -> None:
+    """Put what `what` makes of every operation in its place; None drops it. What is kept stays whole at every moment,
+    so contents keep their files' names; files that no operation names go."""
+    old = [json.loads(line) for line in storage.read_bytes(storage.join(address, OPERATIONS)).splitlines()]
+    pairs = [(told, what(operation)) for told, operation in zip(old, load(address)[1], strict=True)]
+    lines, contents = [], {}
+    for told, operation in pairs:
+        if operation is not None:
+            told = {**told, "kind": operation.kind, "values": dict(operation.values)}
+            lines.append(json.dumps(told, ensure_ascii=False) + "\n")
+            if operation.content is not None:
+                contents[told["content"]] = operation.content
+    _write(storage.join(address, OPERATIONS), "".join(lines).encode())
+    for name, content in contents.items():
+        _write(storage.join(address, name), content)
+    for path in set(storage.tree(address)) - {ABOUT, OPERATIONS, *contents}:
+        storage.remove(storage.join(address, path))
+
+
+def _write(address: str, data: bytes) -> None:
+    if storage.read_bytes(address) != data:
+        storage.write_bytes(address, data)
 
 
 def remove(address: str) -> None:

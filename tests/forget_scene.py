@@ -2,20 +2,30 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from report_scene import item, report_data
 
 from pipelines import storage
+from pipelines.nightly.candidates import Candidate
+from pipelines.nightly.diff import IMAGES
+from pipelines.report.changes import ChangesPage
 from pipelines.report.page import build_report
+from pipelines.report.worst import JudgedItem
 from pipelines.tables import labels, manifest
 from pipelines.tables.evidence import EvidenceStore
+from pipelines.tables.human import Correction, HumanTable
 from pipelines.tables.labels import LabelTable
 from pipelines.tables.manifest import ManifestTable
 from pipelines.tables.quarantine import QuarantineTable
+from pipelines.tracking import Tracker
+from pipelines.tracking_pending import save
+from pipelines.tracking_store import About
 
 NAMES = ("a.jpg", "my a.jpg", "data.jpg", "sub/a.jpg", "twin.jpg", "bad.jpg", "sub/b & c.jpg")
 BYTES = {name: name.encode() for name in NAMES} | {"twin.jpg": b"a.jpg"}
@@ -46,6 +56,12 @@ def write_output(root: Path) -> Path:
     table.replace([told], "night-2")
     _pages(out)
     _exports(out)
+    _night(root, out)
+    _waiting(out)
+    for place in ("labels/part-9.parquet", "human/part-9.parquet", "runs/night-2/report.html", "manifest/notes.txt"):
+        # What a killed write leaves, and what somebody put beside the data of a table.
+        name = f"{place}.{'0f' * 16}.tmp" if "notes" not in place else place
+        storage.write_bytes(str(out / name), b"\x15\0a.jpg\0" + uri(root, "a.jpg").encode())
     return out
 
 
@@ -98,6 +114,45 @@ def _pages(out: Path) -> None:
     storage.write_bytes(str(out / "runs/night-2/classes.yaml"), b"classes: [{id: 1, name: cat}]\n")
     told = json.dumps({"missing_names": ["a", "sub/a"], "miou": 0.5}, indent=2)
     storage.write_bytes(str(out / "evaluations/evaluate-1/evaluation.json"), told.encode())
+
+
+def _night(root: Path, out: Path) -> None:
+    """What a night leaves that was refused: a candidate, its changes; and a person's corrections."""
+    table = LabelTable(str(out / "labels"))
+    names = ("a.jpg", "sub/a.jpg")
+    base = {**dict.fromkeys(labels.SCHEMA.names), "sequence": 9, "removed": False, "run_id": "night-9"}
+    rows = [{**base, "asset": n, "uri": uri(root, n), "digest": _content(n, 2)} for n in names]
+    file = table.write_file("night-9-0000.parquet", pa.Table.from_pylist(rows, labels.SCHEMA))
+    moment = "2026-01-01T00:00:00+00:00"
+    Candidate("night-9", moment, table.version(), (file.name,), ("too much churn",), {}).keep(str(out))
+    moves = [{"old": "cat", "new": "dog", "pixels": 9}]
+    told = {"cause": "new evidence", "inputs": ["image bytes"], "changed_pixels": 9, "moves": moves}
+    images = pa.Table.from_pylist([{**told, "asset": n, "pixels": 99} for n in names], IMAGES)
+    storage.write_parquet(str(out / "runs/night-9/changes.parquet"), images)
+    page = ChangesPage([("cat", (1, 2, 3)), ("dog", (3, 4, 5))], None, 9)
+    half = np.full((8, 8), 0.5)
+    for name in names:
+        maps = np.zeros((8, 8), int), np.ones((8, 8), int)
+        page.add(JudgedItem(name, np.zeros((8, 8, 3), np.uint8), *maps, half, 0.1, {}))
+    notes = [("Images by change", [["asset", "cause"], *([n, "new evidence"] for n in names)])]
+    text = page.render("Changes", {}, {}, 2, "", notes=notes, causes=dict.fromkeys(names, "new evidence, image bytes"))
+    storage.write_bytes(str(out / "runs/night-9/changes.html"), text.encode())
+    drawn = np.ones((8, 8), np.int32)
+    for name in names:
+        one = Correction(_content(name, 2), "ann", datetime.now(UTC), drawn, {1: "cat"}, f"cvat: {name} of a.jpg")
+        HumanTable(str(out / "human")).add({name: (uri(root, name), [one])}, "review-1")
+
+
+def _waiting(out: Path) -> None:
+    """What a night could not tell MLflow, which was away."""
+    folder = str(out / "runs/night-2")
+    tracker = Tracker("labels", "night-2", str(out), folder, f"sqlite:///{out.parent}/mlflow.db", system=False)
+    operations = tracker._delivery.operations
+    tracker.params({"corpus": "photos", "observe": {"batch": 4}})
+    tracker.pictures({"a.jpg": b"PNG of it", "my a.jpg": b"PNG of mine"})
+    tracker.text((out / "runs/night-2/report.html").read_text(), "report.html")
+    tracker.text(json.dumps({"columns": ["asset"], "data": [["a.jpg"], ["sub/a.jpg"]]}), "changes.json")
+    save(folder, About("k", "labels", "night-2"), list(operations))
 
 
 def _exports(out: Path) -> None:

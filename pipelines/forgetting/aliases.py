@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -63,4 +63,4 @@ def with_aliases(names: Names, aliases: Iterable[Alias]) -> Names:
     if not told:
         return names
     forms = told | {name + suffix for name in told for suffix in SUFFIXES}
-    return Names(names.assets | forms, names.uris, names.digests, names.others)
+    return replace(names, assets=names.assets | forms)

@@ -3,13 +3,14 @@
 Time travel is kept: a data file that holds rows of the image is written anew without them, under another name, and
 every entry of the log that names the old file names the new one. Statistics go from the log altogether: the smallest
 and largest value of a column are names of images, cut off where no search would find them. The old files go last, so
-that a reader always finds what the log names, and an interrupted run begins again without harm.
+that a reader always finds what the log names, and an interrupted run begins again without harm. Files that no entry
+of the log names are candidates, which are named elsewhere: they keep their names.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
@@ -67,25 +68,56 @@ def look(url: str, paths: list[str], names: Names) -> TableFound:
     return found
 
 
-def clean(url: str, paths: list[str], found: TableFound, names: Names) -> None:
-    """Take the image out of the table. Begins again wherever an earlier call was stopped."""
+def clean(
+    url: str, paths: list[str], found: TableFound, names: Names, confirm: Callable[[], None] = lambda: None
+) -> None:
+    """Take the image out of the table. Begins again wherever an earlier call was stopped. confirm: called before every
+    file that changes; what it raises stops the work."""
+    log = sorted(path for path in paths if path.startswith(LOG + "/"))
+    checkpoints = [storage.join(url, path) for path in log if path.endswith(".parquet")]
+    commits = [storage.join(url, path) for path in log if path.endswith(".json")]
+    committed, own = _committed(checkpoints, commits), {renamed(path) for path in found.files}
     new = {}
     for path in sorted(found.files):
-        name = renamed(path)
+        confirm()
+        name = _final(path, found.files)
+        if path not in own and not {path, renamed(path), name} & committed:
+            name = path  # a candidate's
         size, rows = parquet.without(storage.join(url, path), storage.join(url, name), names)
-        new[path] = Rewritten(name, size, rows)
-    log = sorted(path for path in paths if path.startswith(LOG + "/"))
-    checkpoints = [path for path in log if path.endswith(".parquet")]
+        if name != path:
+            new[path] = Rewritten(name, size, rows)
     if new or found.log or found.statistics:
-        for path in checkpoints:
-            _checkpoint(storage.join(url, path), new, names)
-        for path in log:
-            if path.endswith(".json"):
-                _commit(storage.join(url, path), new, names)
+        for address in commits:
+            confirm()
+            _announce(address, new)
+        for address in checkpoints:
+            confirm()
+            _checkpoint(address, new, names)
+        for address in commits:
+            confirm()
+            _commit(address, new, names)
         # A hint whose sizes hold no more; readers look at the folder without it.
         storage.remove(storage.join(url, LOG, "_last_checkpoint"))
-    for path in new:
+    for path in sorted(new, reverse=True):  # of a file that was written anew twice, the first one first
+        confirm()
         storage.remove(storage.join(url, path))
+
+
+def _committed(checkpoints: Iterable[str], commits: Iterable[str]) -> set[str]:
+    """The data files that an entry of the log names."""
+    entries = [row for address in checkpoints for row in storage.read_parquet(address).to_pylist()]
+    entries += [json.loads(line) for address in commits for line in storage.read_bytes(address).splitlines()]
+    actions = (entry.get(action) for entry in entries for action in ("add", "remove"))
+    return {unquote(str(action["path"])) for action in actions if action is not None and action.get("path")}
+
+
+def _final(path: str, found: Iterable[str]) -> str:
+    """The new name of a file: another one than those of files that hold the image themselves, as what an interrupted
+    run wrote does when another image is forgotten with it."""
+    name = renamed(path)
+    while name in found:
+        name = renamed(name)
+    return name
 
 
 def renamed(path: str) -> str:
@@ -106,19 +138,38 @@ def _has_statistics(text: str) -> bool:
     return "minValues" in text or "stats_parsed" in text
 
 
+def _announce(address: str, new: Mapping[str, Rewritten]) -> None:
+    """Write beside every removal of an old file that of its new one. Without it, a reader would find the new file in
+    versions that had removed the old one, as long as some commits name the one and some the other. To remove a file
+    that is not there does no harm."""
+    before = storage.read_bytes(address).splitlines()
+    lines = []
+    for line in before:
+        entry = json.loads(line)
+        lines.append(line)
+        if entry.get("remove") is not None and unquote(str(entry["remove"]["path"])) in new:
+            lines.append(_line({**entry, "remove": _action(entry["remove"], new)}))
+    after = list(dict.fromkeys(lines))
+    if after != before:
+        storage.write_bytes(address, b"\n".join(after))
+
+
 def _commit(address: str, new: Mapping[str, Rewritten], names: Names) -> None:
     before = storage.read_bytes(address)
     lines = []
-    for line in before.decode().splitlines():
+    for line in before.splitlines():
         entry = json.loads(line)
         for action in ("add", "remove"):
             if entry.get(action) is not None:
                 entry[action] = _action(entry[action], new)
-        text = json.dumps(entry, separators=(",", ":"), ensure_ascii=False)
-        lines.append(names.replaced(text.encode()))
-    after = b"\n".join(lines)
+        lines.append(names.replaced(_line(entry)))
+    after = b"\n".join(dict.fromkeys(lines))  # `_announce` has written some already
     if after != before.rstrip(b"\n"):
         storage.write_bytes(address, after)
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _action(action: dict[str, Any], new: Mapping[str, Rewritten]) -> dict[str, Any]:

@@ -19,24 +19,22 @@ Clean = Callable[[bytes, Names], bytes]
 
 def is_of_image(path: str, names: Names) -> bool:
     """Whether a file, by its path below the output, belongs to the image alone: it has the asset's name, with its
-    folders or with underscores in their place, and perhaps another suffix."""
-    pure = PurePosixPath(path)
-    if pure.suffix.lower() not in PICTURES:
+    folders or with underscores in their place, and perhaps another suffix. Another image's name that fits better, as
+    `sub/a.jpg` does for `masks/sub/a.jpg`, says that it is the other's."""
+    if PurePosixPath(path).suffix.lower() not in PICTURES:
         return False
-    whole, own = "/" + path, "/" + stem(path)
-    for asset in names.assets:
-        if whole.endswith("/" + asset):
-            return True
-        for name in {stem(asset), asset}:
-            flat = {name, name.replace("/", "_"), name.replace("/", "__"), name.replace("/", "-")}
-            if _telling(name) and any(own.endswith("/" + form) for form in flat):
-                return True
-    return False
+    best = _fit(path, names.assets, names.forms)
+    return best is not None and best >= (_fit(path, names.rivals, names.rival_forms) or best)
 
 
-def _telling(name: str) -> bool:
-    """Whether a name without suffix says which image is meant: `report` or `cat` may be called so by chance."""
-    return "/" in name or any(character.isdigit() for character in name)
+def _fit(path: str, assets: set[str], forms: dict[str, bool]) -> tuple[int, bool] | None:
+    """How much of a path, from its end, is what an image is called: folders, and whether they are its own."""
+    parts = path.split("/")
+    for start in range(len(parts)):
+        tail = "/".join(parts[start:])
+        if tail in assets or stem(tail) in forms:
+            return len(parts) - start, tail in assets or forms[stem(tail)]
+    return None
 
 
 def cleaner(path: str) -> Clean | None:

@@ -2,46 +2,26 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from pipelines import lock, storage
+from pipelines import storage
 from pipelines.config import UsageError
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.stop import RunFailed
-from pipelines.forgetting import delta, files, identity, parquet, reach
+from pipelines.forgetting import delta, files, identity, parquet, pending, reach
 from pipelines.forgetting.aliases import Alias, find, with_aliases
 from pipelines.forgetting.config import ForgetConfig
-from pipelines.forgetting.memory import FILE, Forgotten
+from pipelines.forgetting.memory import Forgotten
 from pipelines.forgetting.names import Names
+from pipelines.forgetting.places import PENDING, Place, places
 from pipelines.lock import only_run
 from pipelines.tracking import choose_store
 
-# What is being removed, in clear, while it is being removed: a killed run goes on from here. It is gone at the end.
-PENDING = "forgetting.json"
 PROGRESS_SECONDS = 5.0
-SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Place:
-    """A Delta table or a single file below a root. paths: of a table's files, below it; none for a file."""
-
-    root: str
-    path: str
-    paths: tuple[str, ...] = ()
-
-    @property
-    def address(self) -> str:
-        return storage.join(self.root, self.path)
-
-    @property
-    def kind(self) -> str:
-        """What a summary calls it: the first folder below the root."""
-        first = self.path.partition("/")[0]
-        return first if self.paths or "/" in self.path else PurePosixPath(self.path).suffix.lstrip(".") or first
+# Called right before every change, and stops it by raising LockLost; None only looks.
+Apply = Callable[[], None] | None
 
 
 @dataclass
@@ -58,8 +38,13 @@ class Work:
         """The names that count there."""
         return with_aliases(self.names, [alias for alias in self.aliases if alias.covers(place.root, place.path)])
 
+    def look_for_aliases(self) -> None:
+        """Add what the lists below the roots call the images now."""
+        found = [alias for root in self.roots for alias in find(root, storage.tree(root), self.names)]
+        self.aliases = list(dict.fromkeys(self.aliases + found))
+
     def to_json(self) -> bytes:
-        names = {key: sorted(getattr(self.names, key)) for key in ("assets", "uris", "digests", "others")}
+        names = {f.name: sorted(getattr(self.names, f.name)) for f in fields(Names)}
         told = {"unreachable": asdict(self.unreachable), "aliases": [asdict(alias) for alias in self.aliases]}
         return json.dumps({"names": names, "roots": self.roots, **told}).encode()
 
@@ -73,10 +58,9 @@ class Work:
         return cls(names, found["roots"], reach.Unreachable(**told), aliases)
 
     def __add__(self, other: "Work") -> "Work":
-        names = Names(
-            *(getattr(self.names, key) | getattr(other.names, key) for key in ("assets", "uris", "digests", "others"))
-        )
+        names = Names(*(getattr(self.names, f.name) | getattr(other.names, f.name) for f in fields(Names)))
         names.others -= names.all
+        names.rivals -= names.all
         mine, theirs = asdict(self.unreachable), asdict(other.unreachable)
         both = {key: list(getattr(self.unreachable, key)) for key in mine}
         for key in theirs:
@@ -89,48 +73,53 @@ class Work:
 def forget(config: ForgetConfig) -> dict[str, Any]:
     """Forget, and return the summary. Raises UsageError, and RunFailed where something is left."""
     output = storage.absolute(config.output)
-    if not list_paths(output):
+    if not storage.tree(output):
         raise UsageError(f"--output: {output} holds nothing")
     if config.dry_run:
-        work = _work(config, output, list_paths(output))
-        return _summary(config, work, _pass(work, apply=False)[0], [])
-    with only_run(output, config.lock):
-        return _forget(config, output)
+        work = _work(config, output, storage.tree(output))
+        return _summary(config, work, _pass(work)[0], [])
+    with only_run(output, config.lock) as confirm:
+        return _forget(config, output, confirm)
 
 
-def _forget(config: ForgetConfig, output: str) -> dict[str, Any]:
-    work = _work(config, output, list_paths(output))
+def _forget(config: ForgetConfig, output: str, confirm: Callable[[], None]) -> dict[str, Any]:
+    work = _work(config, output, storage.tree(output))
+    # What was being written when a run was killed can be of any image, and nothing reads it.
+    confirm()
+    if unfinished := sum(storage.remove_unfinished(root) for root in work.roots):
+        say(f"forget: removed {unfinished:,} files of writes that were killed")
     storage.write_bytes(storage.join(output, PENDING), work.to_json())
     if config.remember:
         # First of all: from now on no run brings the image back, whatever becomes of this one.
         Forgotten.load(output).remember(output, _marks(work.names))
-    counts = _pass(work, apply=True)[0]
-    left = _pass(work, apply=False)[1]
+    counts = _pass(work, confirm)[0]
+    left = _pass(work)[1]
     summary = _summary(config, work, counts, left)
     if left:
         raise RunFailed(
             f"{len(left)} places still hold the image, such as {left[0]}; they were not in a form that is known. "
             "Remove them by hand, then run the same command again"
         )
+    confirm()
     storage.remove(storage.join(output, PENDING))
     return summary
 
 
 def _work(config: ForgetConfig, output: str, paths: list[str]) -> Work:
-    pending = storage.join(output, PENDING)
-    before = Work.from_json(storage.read_bytes(pending)) if storage.exists(pending) else None
+    also = [storage.absolute(folder) for folder in config.also]
+    before = _interrupted(output, also)
     if before is not None:
         say(f"forget: goes on with {len(before.names.assets):,} images of an interrupted run")
         if not config.asset and not config.uri:
             return before
     elif not config.asset and not config.uri:
         raise UsageError("nothing to forget: give --asset or --uri (no interrupted run is waiting either)")
-    roots = [output, *(storage.absolute(folder) for folder in config.also)]
-    rows = identity.known_rows(output, paths)
-    subject = identity.identify(rows, config.asset, config.uri)
+    roots = [output, *also]
+    known = identity.Known(output, paths)
+    subject = identity.identify(known, config.asset, config.uri)
     work = Work(subject.names, roots)
-    work.aliases = [alias for root in roots for alias in find(root, list_paths(root), subject.names)]
-    _check(config, output, rows, work)
+    work.look_for_aliases()
+    _check(config, output, known, work)
     for asset in subject.same_bytes:
         say(f"forget: {asset} has the same bytes and is forgotten too")
     if subject.kept_digests:
@@ -145,14 +134,26 @@ def _work(config: ForgetConfig, output: str, paths: list[str]) -> Work:
     return work if before is None else before + work
 
 
-def _check(config: ForgetConfig, output: str, rows: Any, work: Work) -> None:
+def _interrupted(output: str, also: list[str]) -> Work | None:
+    """What a killed run was about, and what exports and reviews that were made since call it."""
+    pending = storage.join(output, PENDING)
+    if not storage.exists(pending):
+        return None
+    before = Work.from_json(storage.read_bytes(pending))
+    before.roots = list(dict.fromkeys([*before.roots, *also]))
+    before.look_for_aliases()
+    return before
+
+
+def _check(config: ForgetConfig, output: str, known: identity.Known, work: Work) -> None:
     """Names that no table knows were forgotten before, or stand in a page or a file; all others are mistakes."""
-    known = set(rows["asset"].to_pylist()) | set(rows["uri"].to_pylist())
     memory = Forgotten.load(output)
-    told = [("asset", name) for name in config.asset] + [("uri", name) for name in config.uri]
-    unknown = [name for kind, name in told if name not in known and not memory.holds(kind, name)]
-    if unknown and not _pass(work, apply=False)[1]:
-        identity.check_known(rows, config.asset, config.uri, unknown)
+    unknown = {}
+    for kind, names in (("asset", config.asset), ("uri", config.uri)):
+        told = set(names) - set(known.of(kind, names)[kind].to_pylist())
+        unknown[kind] = [name for name in told if not memory.holds(kind, name)]
+    if any(unknown.values()) and not _pass(work)[1]:
+        identity.check_known(known, unknown["asset"], unknown["uri"])
 
 
 def _marks(names: Names) -> list[tuple[str, str]]:
@@ -163,40 +164,17 @@ def _marks(names: Names) -> list[tuple[str, str]]:
     ]
 
 
-def list_paths(root: str) -> list[str]:
-    """Paths of all files below a folder, sorted."""
-    fs, path = storage.filesystem(root)
-    base = path.rstrip("/") + "/"
-    return sorted(str(found).removeprefix(base) for found in fs.find(path)) if fs.isdir(path) else []
-
-
-def places(root: str) -> Iterator[Place]:
-    """Every table and every other file below a folder; what forgetting itself keeps there is left out."""
-    own = (FILE, PENDING, lock.NAME, lock.GUARD)
-    paths = [path for path in list_paths(root) if path not in own]
-    marker = f"/{delta.LOG}/"
-    tables = sorted({path.partition(marker)[0] for path in paths if marker in path})
-    inside: dict[str, list[str]] = {table: [] for table in tables}
-    single = []
-    for path in paths:
-        parents = [str(parent) for parent in PurePosixPath(path).parents]
-        owner = next((parent for parent in parents if parent in inside), None)
-        if owner is None:
-            single.append(path)
-        else:
-            inside[owner].append(path.removeprefix(owner + "/"))
-    yield from (Place(root, table, tuple(inside[table])) for table in tables)
-    yield from (Place(root, path) for path in single)
-
-
-def _pass(work: Work, apply: bool) -> tuple[Counter[str], list[str]]:
+def _pass(work: Work, apply: Apply = None) -> tuple[Counter[str], list[str]]:
     """Go through everything. Returns what was found, by kind, and where."""
     everything = [place for root in work.roots for place in places(root)]
     progress = Progress("forget" if apply else "search", len(everything), PROGRESS_SECONDS, unit="file")
     counts: Counter[str] = Counter()
     where = []
     for place in everything:
-        found = _table(place, work.names, apply) if place.paths else _file(place, work, apply)
+        if place.is_pending:
+            found = pending.clean(place.address, work.names, apply)
+        else:
+            found = _table(place, work.names, apply) if place.paths else _file(place, work, apply)
         if found:
             counts[place.kind] += found
             where.append(place.address)
@@ -205,23 +183,25 @@ def _pass(work: Work, apply: bool) -> tuple[Counter[str], list[str]]:
     return counts, where
 
 
-def _table(place: Place, names: Names, apply: bool) -> int:
+def _table(place: Place, names: Names, apply: Apply) -> int:
     found = delta.look(place.address, list(place.paths), names)
     if apply and (found.places or found.statistics):
-        delta.clean(place.address, list(place.paths), found, names)
+        delta.clean(place.address, list(place.paths), found, names, apply)
     return found.places
 
 
-def _file(place: Place, work: Work, apply: bool) -> int:
+def _file(place: Place, work: Work, apply: Apply) -> int:
     names = work.names_in(place)
     aliased = any(a.covers(place.root, place.path) and a.is_of_image(place.path) for a in work.aliases)
     if aliased or files.is_of_image(place.path, work.names):
         if apply:
+            apply()
             storage.remove(place.address)
         return 1
     if place.path.endswith(".parquet"):
         found = parquet.look(place.address, names)
         if apply and found:
+            apply()
             parquet.without(place.address, place.address, names)
         return found.rows + found.cells
     data = storage.read_bytes(place.address)
@@ -229,6 +209,7 @@ def _file(place: Place, work: Work, apply: bool) -> int:
         return 0
     clean = files.cleaner(place.path)
     if clean is not None and apply:
+        apply()
         storage.write_bytes(place.address, clean(data, names))
     return 1
 

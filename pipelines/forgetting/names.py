@@ -25,12 +25,14 @@ _AFTER = rb"(?![\w/%\-\x80-\xff]|\.[\w\x80-\xff])"
 
 @dataclass
 class Names:
-    """assets, uris, digests: what an image is called. others: names of images that stay, which hold one of these."""
+    """assets, uris, digests: what an image is called. others: names of images that stay, which hold one of these.
+    rivals: assets that stay, whose files can be called like this image's."""
 
     assets: set[str]
     uris: set[str]
     digests: set[str]
     others: set[str] = field(default_factory=set)
+    rivals: set[str] = field(default_factory=set)
 
     @property
     def all(self) -> set[str]:
@@ -49,6 +51,15 @@ class Names:
     def stems(self) -> set[str]:
         """The assets without suffix, as masks are called that belong to them."""
         return {stem(asset) for asset in self.assets}
+
+    @cached_property
+    def forms(self) -> dict[str, bool]:
+        """What files without suffix are called after the image, to whether that is its own path."""
+        return _forms(asset for asset in self.assets if _telling(stem(asset)))
+
+    @cached_property
+    def rival_forms(self) -> dict[str, bool]:
+        return _forms(self.rivals)
 
     @cached_property
     def _pattern(self) -> re.Pattern[bytes]:
@@ -79,6 +90,21 @@ class Names:
         return b"".join([*out, data[last:]])
 
 
+def flat(name: str) -> set[str]:
+    """A path, and what files are called after it in one folder."""
+    return {name, name.replace("/", "_"), name.replace("/", "__"), name.replace("/", "-")}
+
+
+def _telling(name: str) -> bool:
+    """Whether a name without suffix says which image is meant: `report` or `cat` may be called so by chance."""
+    return "/" in name or any(character.isdigit() for character in name)
+
+
+def _forms(assets: Iterable[str]) -> dict[str, bool]:
+    own = {name for asset in assets for name in (stem(asset), asset)}
+    return {form: form in own for name in own for form in flat(name)}
+
+
 def stem(asset: str) -> str:
     return asset.rpartition(".")[0] or asset
 
@@ -96,9 +122,3 @@ def spellings(name: str) -> set[bytes]:
     if "://" in name:
         forms |= {form.partition("://")[2] for form in (name, plain, ascii_only, marked)}
     return {form.encode("utf-8", "surrogateescape") for form in forms}
-
-
-def holding(candidates: Iterable[str], names: Iterable[str]) -> set[str]:
-    """The candidates that hold one of the names within a longer one."""
-    wanted = list(names)
-    return {candidate for candidate in candidates if any(name in candidate and name != candidate for name in wanted)}

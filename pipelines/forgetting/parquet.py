@@ -58,7 +58,7 @@ def without(address: str, target: str, names: Names) -> tuple[int, int]:
 
 def about(table: pa.Table, names: Names) -> pa.BooleanArray:
     """bool [rows]: whether any text of the row, however deep, is one of the image's names."""
-    found = pa.array([False] * table.num_rows)
+    found = pa.repeat(False, table.num_rows)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if _holds_text(column.type):
             wanted = pa.array(sorted(names.anywhere | (names.assets if name in NAMING else set())), pa.string())

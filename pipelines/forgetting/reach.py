@@ -1,7 +1,8 @@
 """What forgetting cannot reach: students that learned from the image, MLflow's copies, the photograph itself."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +20,11 @@ AROUND = ("*", "*/*")
 
 @dataclass(frozen=True)
 class Student:
-    """A trained student. snapshot: of the labels it learned from."""
+    """A trained student. snapshot: of the labels it learned from. certain: whether that is known to have the image."""
 
     folder: str
     snapshot: int | None
+    certain: bool = True
 
 
 @dataclass
@@ -36,38 +38,48 @@ class Unreachable:
     remarks: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        told = [f"student {s.folder}: learned from snapshot {s.snapshot}, which had the image" for s in self.students]
+        told = [f"student {s.folder}: learned from snapshot {s.snapshot}, {_had(s.certain)}" for s in self.students]
         told += self.mlflow
         told += [f"the photograph itself: {address}" for address in self.photographs]
         return told + self.remarks
 
 
-def snapshots_with(output: str, names: Names) -> list[int]:
-    """Versions of the label table in which the image has a label."""
+def _had(certain: bool) -> str:
+    return "which had the image" if certain else "which perhaps had the image: its files are gone"
+
+
+def snapshots_with(output: str, names: Names) -> dict[int, bool]:
+    """Versions of the label table in which the image has a label, to whether that is certain: what the files of a
+    version that was vacuumed held, nobody can say."""
     table = LabelTable(storage.join(output, "labels"))
     newest = table.version()
     told = {}
-    for address in storage.list_files(table.url):
+    there = {address.rpartition("/")[2]: address for address in storage.list_files(table.url)}
+    for address in there.values():
         if address.endswith(".parquet"):
             rows = storage.read_parquet(address, ["asset", "sequence", "removed"])
             about = rows.filter(pc.is_in(rows["asset"], value_set=pa.array(sorted(names.assets), pa.string())))
             if about.num_rows:
                 told[address.rpartition("/")[2]] = about.to_pylist()
-    found = []
-    for version in range(0 if newest is None or not told else newest + 1):
+    found = {}
+    for version in range(0 if newest is None else newest + 1):
         try:
-            files = table.files(version)
-        except Exception:  # deltalake's errors are of no common kind; what is gone cannot be trained on either
+            files = {file.rpartition("/")[2] for file in table.files(version)}
+        except Exception:  # deltalake's errors are of no common kind; its log is gone
+            found[version] = False
+            continue
+        if files - there.keys():
+            found[version] = False
             continue
         last: dict[str, tuple[int, bool]] = {}
-        for row in (row for file in files for row in told.get(file.rpartition("/")[2], [])):
+        for row in (row for file in files for row in told.get(file, [])):
             last[row["asset"]] = max(last.get(row["asset"], (-1, True)), (row["sequence"], not row["removed"]))
         if any(labeled for sequence, labeled in last.values() if sequence >= 0):
-            found.append(version)
+            found[version] = True
     return found
 
 
-def students_around(output: str, snapshots: list[int]) -> list[Student]:
+def students_around(output: str, snapshots: Mapping[int, bool]) -> list[Student]:
     """Trainings in folders beside the output, and in it, that learned from one of its snapshots."""
     fs, path = storage.filesystem(output)
     parent = path.rstrip("/").rpartition("/")[0]
@@ -76,8 +88,8 @@ def students_around(output: str, snapshots: list[int]) -> list[Student]:
         for base in (parent, path.rstrip("/")):
             for record in fs.glob(f"{base}/{pattern}/{RECORD}"):
                 student = _student(fs, str(record), output)
-                if student is not None and student.snapshot in snapshots:
-                    found[student.folder] = student
+                if student is not None and student.snapshot is not None and student.snapshot in snapshots:
+                    found[student.folder] = replace(student, certain=snapshots[student.snapshot])
     return [found[folder] for folder in sorted(found)]
 
 
@@ -94,7 +106,7 @@ def _student(fs: Any, record: str, output: str) -> Student | None:
     return Student(folder, snapshot) if same else None
 
 
-def mlflow(tracking_uri: str, output: str, snapshots: list[int]) -> list[str]:
+def mlflow(tracking_uri: str, output: str, snapshots: Mapping[int, bool]) -> list[str]:
     """Lines about runs whose files show images of the output, and about models that learned from such a snapshot."""
     from pipelines.tracking_about import runs_about
 
@@ -104,8 +116,9 @@ def mlflow(tracking_uri: str, output: str, snapshots: list[int]) -> list[str]:
         return [f"MLflow at {tracking_uri}, which could not be asked ({type(error).__name__})"]
     told = []
     for run in runs:
-        if run.snapshot in snapshots and run.models:
-            told.append(f"MLflow models {', '.join(run.models)}: learned from snapshot {run.snapshot}")
+        if run.snapshot is not None and run.snapshot in snapshots and run.models:
+            had = _had(snapshots[run.snapshot])
+            told.append(f"MLflow models {', '.join(run.models)}: learned from snapshot {run.snapshot}, {had}")
         showing = [file for file in run.files if file.endswith((".png", ".html", ".json", ".csv"))]
         if showing:
             told.append(

@@ -15,8 +15,12 @@ from pipelines import lock, storage
 from pipelines.forget import main
 from pipelines.forgetting.memory import Forgotten
 from pipelines.forgetting.names import Names
+from pipelines.nightly.candidates import publish
 from pipelines.tables.evidence import EvidenceStore
+from pipelines.tables.human import HumanTable
+from pipelines.tables.labels import LabelTable
 from pipelines.tables.quarantine import QuarantineTable
+from pipelines.tracking_pending import load
 
 LEFT = {"my a.jpg", "data.jpg", "sub/a.jpg", "sub/b & c.jpg"}
 KEPT_FILES = ["my_a.png", "sub__a.png"]
@@ -79,6 +83,21 @@ def test_nothing_is_left_of_the_image_and_all_of_the_others(scene: Path, root: P
     assert (out / "exports/voc/ImageSets/train.txt").read_text() == "my_a\nsub__a\n"
     assert (out / "reviews/one/annotations.xml").read_text().count("<image ") == 2
     assert [i["file"] for i in json.loads((out / "reviews/one/review.json").read_text())["images"]] == KEPT_FILES
+    assert not list(out.rglob("*.tmp"))
+    # What waits for MLflow can still be told, without the image.
+    operations = load(str(out / "runs/night-2/mlflow-pending"))[1]
+    named = {o.values["name"]: o.content for o in operations if o.kind == "file"}
+    assert set(named) == {"overlays/01_my_a.jpg.png", "report.html", "changes.json"}
+    assert json.loads(named["changes.json"] or b"")["data"] == [["sub/a.jpg"]]
+    assert len(list((out / "runs/night-2/mlflow-pending").iterdir())) == 2 + len(named)
+    assert b"PNG of it" not in everything(out)
+    changes = (out / "runs/night-9/changes.html").read_text()
+    assert changes.count('class="card"') == 1 and 'data-asset="sub/a.jpg"' in changes
+    assert storage.read_parquet(str(out / "runs/night-9/changes.parquet"))["asset"].to_pylist() == ["sub/a.jpg"]
+    assert set(HumanTable(str(out / "human")).known()) == {"sub/a.jpg"}
+    # What the gate refused can be published, as its files are called what they were.
+    snapshot = publish(str(out), "night-9", "looked at")
+    assert newest(out) == LEFT and LabelTable(str(out / "labels")).version() == snapshot
     told = capfd.readouterr()
     assert "twin.jpg has the same bytes" in told.err
 
@@ -117,7 +136,7 @@ def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def dying(real: Callable[..., Any]) -> Callable[..., Any]:
         def change(*args: Any, **options: Any) -> Any:
             nonlocal done
-            done += 1
+            done += not str(args[0]).endswith(lock.NAME)
             if done > step:
                 raise Killed
             return real(*args, **options)
@@ -159,6 +178,40 @@ def test_killed_before_any_change_it_goes_on_and_ends_the_same(
         assert names[0] == names[1]
         shutil.rmtree(out)
     assert kills > 3
+
+
+def test_it_stops_where_another_run_took_the_lock_over(root: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    out = root / "out"
+    real, changes = storage.write_bytes, 0
+
+    def taking_over(url: str, data: bytes) -> None:
+        nonlocal changes
+        changes += not url.endswith("lock.json")
+        if changes == 4:
+            other = {"holder": "another", "pid": 1, "host": "h", "since": "now", "command": "label_corpus.py"}
+            (out / "lock.json").write_text(json.dumps({**other, "expires_at": 9e9}))
+        real(url, data)
+
+    monkeypatch.setattr(storage, "write_bytes", taking_over)
+    assert main(["--output", str(out), "--asset", "a.jpg"]) == 1
+    assert "was taken over" in capfd.readouterr().err
+    assert changes < 30 and (out / "forgetting.json").exists()
+
+
+def test_what_was_exported_after_a_kill_is_found_when_it_goes_on(
+    scene: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = root / "out"
+    with monkeypatch.context() as patch:
+        stopped_at(10, patch)
+        with pytest.raises(Killed):
+            main(["--output", str(out), "--asset", "a.jpg"])
+    monkeypatch.setattr(lock, "_is_gone", lambda record: True)
+    for folder in (out / "exports/later", root / "elsewhere"):
+        storage.write_bytes(str(folder / "assets.json"), json.dumps([{"name": "y", "asset": "a.jpg"}]).encode())
+        storage.write_bytes(str(folder / "images/y.png"), b"the picture")
+    assert main(["--output", str(out), "--also", str(root / "elsewhere")]) == 0
+    assert not list(root.rglob("y.png")) and gone(scene, out)
 
 
 def test_names_that_nothing_knows_are_mistakes_and_name_the_nearest(root: Path, capfd: Any) -> None:
