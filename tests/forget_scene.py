@@ -140,7 +140,7 @@ def _night(root: Path, out: Path) -> None:
     drawn = np.ones((8, 8), np.int32)
     for name in names:
         one = Correction(_content(name, 2), "ann", datetime.now(UTC), drawn, {1: "cat"}, f"cvat: {name} of a.jpg")
-        HumanTable(str(out / "human")).add({name: (uri(root, name), [one])}, "review-1")
+        HumanTable(str(out / "human")).add({name: (uri(root, name), [one.to_row()])}, "review-1")
 
 
 def _waiting(out: Path) -> None:
