@@ -11,6 +11,7 @@ import pytest
 from test_forget import Killed, stopped_at
 
 from pipelines import storage
+from pipelines.forget import main
 from pipelines.forgetting import delta
 from pipelines.forgetting.files import is_of_image
 from pipelines.forgetting.identity import Known, identify
@@ -131,3 +132,24 @@ def test_python_holds_only_what_is_about_the_image_however_large_the_corpus_is(t
     finally:
         tracemalloc.stop()
     assert found.names == Names({"00000007.jpg"}, {"/p/00000007.jpg"}, {"00000007"})
+
+
+def test_an_export_s_list_says_whose_file_is_whose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    called = {"IMG 1.jpg": "IMG_1", "IMG_1.jpg": "IMG_1-2"}
+    rows = [{**dict.fromkeys(labels.SCHEMA.names), "asset": n, "sequence": 1, "digest": n * 9} for n in called]
+    LabelTable(str(tmp_path / "labels")).append("part.parquet", pa.Table.from_pylist(rows, labels.SCHEMA))
+    export = tmp_path / "exports/coco"
+    listed = [{"name": name, "asset": asset} for asset, name in called.items()]
+    storage.write_bytes(str(export / "assets.json"), json.dumps(listed).encode())
+    images = [{"id": n, "file_name": f"{name}.jpg", "asset": a} for n, (a, name) in enumerate(called.items())]
+    storage.write_bytes(str(export / "instances.json"), json.dumps({"images": images, "annotations": []}).encode())
+    skipped = {"skipped": [{"asset": "IMG_1.jpg", "reason": "odd"}, {"asset": "IMG 1.jpg", "reason": "odd"}]}
+    storage.write_bytes(str(export / "export.json"), json.dumps(skipped).encode())
+    for name in called.values():
+        storage.write_bytes(str(export / f"images/{name}.jpg"), b"the picture")
+    assert main(["--output", str(tmp_path), "--asset", "IMG_1.jpg"]) == 0
+    assert [path.name for path in (export / "images").iterdir()] == ["IMG_1.jpg"]
+    assert json.loads((export / "instances.json").read_text())["images"] == images[:1]
+    assert json.loads((export / "assets.json").read_text()) == listed[:1]
+    assert json.loads((export / "export.json").read_text())["skipped"] == skipped["skipped"][1:]
