@@ -6,8 +6,8 @@
 
 Rows go from the manifest, the evidence of every kind, the labels in every snapshot, the quarantine and all other
 tables, their logs and statistics included; cards and lines from pages, records from exports, files that are called
-after the image. Images with the same bytes under other names are the same image, and are forgotten too. Snapshots
-keep their numbers and stay readable, without the image.
+after the image, what MLflow is still to be told. Images with the same bytes under other names are the same image, and
+are forgotten too. Snapshots keep their numbers and stay readable, without the image.
 
 Then everything is searched again, and what could not be removed is named. What lies outside cannot be reached, and is
 listed: students that learned from a snapshot with the image, MLflow's copies, the photograph itself. In the output

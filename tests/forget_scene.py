@@ -137,6 +137,8 @@ def _night(root: Path, out: Path) -> None:
     notes = [("Images by change", [["asset", "cause"], *([n, "new evidence"] for n in names)])]
     text = page.render("Changes", {}, {}, 2, "", notes=notes, causes=dict.fromkeys(names, "new evidence, image bytes"))
     storage.write_bytes(str(out / "runs/night-9/changes.html"), text.encode())
+    ranked = {"columns": ["asset", "cause"], "data": [[n, "new evidence"] for n in names]}
+    storage.write_bytes(str(out / "runs/night-9/changes.json"), json.dumps(ranked).encode())
     drawn = np.ones((8, 8), np.int32)
     for name in names:
         one = Correction(_content(name, 2), "ann", datetime.now(UTC), drawn, {1: "cat"}, f"cvat: {name} of a.jpg")

@@ -11,7 +11,7 @@ from pipelines.config import UsageError
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.stop import RunFailed
 from pipelines.forgetting import delta, files, identity, parquet, pending, reach
-from pipelines.forgetting.aliases import Alias, find, with_aliases
+from pipelines.forgetting.aliases import Listing, find, names_below
 from pipelines.forgetting.config import ForgetConfig
 from pipelines.forgetting.memory import Forgotten
 from pipelines.forgetting.names import Names
@@ -27,25 +27,24 @@ Apply = Callable[[], None] | None
 @dataclass
 class Work:
     """What one forgetting is about. roots: the output first, then other folders. unreachable: what it cannot remove.
-    aliases: what exports and reviews call the images."""
+    listings: what exports and reviews call the images."""
 
     names: Names
     roots: list[str]
     unreachable: reach.Unreachable = field(default_factory=reach.Unreachable)
-    aliases: list[Alias] = field(default_factory=list)
+    listings: list[Listing] = field(default_factory=list)
 
-    def names_in(self, place: Place) -> Names:
-        """The names that count there."""
-        return with_aliases(self.names, [alias for alias in self.aliases if alias.covers(place.root, place.path)])
+    def covering(self, place: Place) -> list[Listing]:
+        return [listing for listing in self.listings if listing.covers(place.root, place.path)]
 
-    def look_for_aliases(self) -> None:
+    def look_for_listings(self) -> None:
         """Add what the lists below the roots call the images now."""
-        found = [alias for root in self.roots for alias in find(root, storage.tree(root), self.names)]
-        self.aliases = list(dict.fromkeys(self.aliases + found))
+        found = [listing for root in self.roots for listing in find(root, storage.tree(root), self.names)]
+        self.listings = list(dict.fromkeys(self.listings + found))
 
     def to_json(self) -> bytes:
         names = {f.name: sorted(getattr(self.names, f.name)) for f in fields(Names)}
-        told = {"unreachable": asdict(self.unreachable), "aliases": [asdict(alias) for alias in self.aliases]}
+        told = {"unreachable": asdict(self.unreachable), "listings": [asdict(one) for one in self.listings]}
         return json.dumps({"names": names, "roots": self.roots, **told}).encode()
 
     @classmethod
@@ -54,8 +53,10 @@ class Work:
         told = found["unreachable"]
         told["students"] = [reach.Student(**student) for student in told["students"]]
         names = Names(**{key: set(values) for key, values in found["names"].items()})
-        aliases = [Alias(**alias) for alias in found["aliases"]]
-        return cls(names, found["roots"], reach.Unreachable(**told), aliases)
+        listings = [
+            Listing(one["root"], one["folder"], tuple(one["own"]), tuple(one["taken"])) for one in found["listings"]
+        ]
+        return cls(names, found["roots"], reach.Unreachable(**told), listings)
 
     def __add__(self, other: "Work") -> "Work":
         names = Names(*(getattr(self.names, f.name) | getattr(other.names, f.name) for f in fields(Names)))
@@ -66,8 +67,8 @@ class Work:
         for key in theirs:
             both[key] += [item for item in getattr(other.unreachable, key) if item not in both[key]]
         roots = list(dict.fromkeys(self.roots + other.roots))
-        aliases = list(dict.fromkeys(self.aliases + other.aliases))
-        return Work(names, roots, reach.Unreachable(**both), aliases)
+        listings = list(dict.fromkeys(self.listings + other.listings))
+        return Work(names, roots, reach.Unreachable(**both), listings)
 
 
 def forget(config: ForgetConfig) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def _work(config: ForgetConfig, output: str, paths: list[str]) -> Work:
     known = identity.Known(output, paths)
     subject = identity.identify(known, config.asset, config.uri)
     work = Work(subject.names, roots)
-    work.look_for_aliases()
+    work.look_for_listings()
     _check(config, output, known, work)
     for asset in subject.same_bytes:
         say(f"forget: {asset} has the same bytes and is forgotten too")
@@ -141,7 +142,7 @@ def _interrupted(output: str, also: list[str]) -> Work | None:
         return None
     before = Work.from_json(storage.read_bytes(pending))
     before.roots = list(dict.fromkeys([*before.roots, *also]))
-    before.look_for_aliases()
+    before.look_for_listings()
     return before
 
 
@@ -191,9 +192,11 @@ def _table(place: Place, names: Names, apply: Apply) -> int:
 
 
 def _file(place: Place, work: Work, apply: Apply) -> int:
-    names = work.names_in(place)
-    aliased = any(a.covers(place.root, place.path) and a.is_of_image(place.path) for a in work.aliases)
-    if aliased or files.is_of_image(place.path, work.names):
+    covering = work.covering(place)
+    names = names_below(work.names, covering, place.path)
+    # Where a list says whose files are whose, names that look alike say nothing.
+    own = any(one.is_of_image(place.path) for one in covering)
+    if own or (not covering and files.is_of_image(place.path, work.names)):
         if apply:
             apply()
             storage.remove(place.address)

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 from test_forget import Killed, stopped_at
 
-from pipelines import storage
-from pipelines.forgetting import delta
+from pipelines import storage, tracking_pending
+from pipelines.forget import main
+from pipelines.forgetting import delta, pending
 from pipelines.forgetting.files import is_of_image
 from pipelines.forgetting.identity import Known, identify
 from pipelines.forgetting.names import Names
@@ -19,8 +20,10 @@ from pipelines.forgetting.reach import Unreachable, snapshots_with, students_aro
 from pipelines.tables import labels
 from pipelines.tables.labels import LabelTable
 from pipelines.tables.snapshots import roll_back
+from pipelines.tracking_store import About, Operation
 
 A = Names({"a.jpg"}, set(), set())
+BINS = ("00001.bin", "00002.bin")
 BOTH = Names({"a.jpg", "b.jpg"}, set(), set())
 
 
@@ -131,3 +134,52 @@ def test_python_holds_only_what_is_about_the_image_however_large_the_corpus_is(t
     finally:
         tracemalloc.stop()
     assert found.names == Names({"00000007.jpg"}, {"/p/00000007.jpg"}, {"00000007"})
+
+
+def test_an_export_s_list_says_whose_file_is_whose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    called = {"IMG 1.jpg": "IMG_1", "IMG_1.jpg": "IMG_1-2"}
+    rows = [{**dict.fromkeys(labels.SCHEMA.names), "asset": n, "sequence": 1, "digest": n * 9} for n in called]
+    LabelTable(str(tmp_path / "labels")).append("part.parquet", pa.Table.from_pylist(rows, labels.SCHEMA))
+    export = tmp_path / "exports/coco"
+    listed = [{"name": name, "asset": asset} for asset, name in called.items()]
+    storage.write_bytes(str(export / "assets.json"), json.dumps(listed).encode())
+    images = [{"id": n, "file_name": f"{name}.jpg", "asset": a} for n, (a, name) in enumerate(called.items())]
+    storage.write_bytes(str(export / "instances.json"), json.dumps({"images": images, "annotations": []}).encode())
+    skipped = {"skipped": [{"asset": "IMG_1.jpg", "reason": "odd"}, {"asset": "IMG 1.jpg", "reason": "odd"}]}
+    storage.write_bytes(str(export / "export.json"), json.dumps(skipped).encode())
+    for name in called.values():
+        storage.write_bytes(str(export / f"images/{name}.jpg"), b"the picture")
+    assert main(["--output", str(tmp_path), "--asset", "IMG_1.jpg"]) == 0
+    assert [path.name for path in (export / "images").iterdir()] == ["IMG_1.jpg"]
+    assert json.loads((export / "instances.json").read_text())["images"] == images[:1]
+    assert json.loads((export / "assets.json").read_text()) == listed[:1]
+    assert json.loads((export / "export.json").read_text())["skipped"] == skipped["skipped"][1:]
+
+
+def test_what_waits_for_mlflow_can_be_told_wherever_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = [json.dumps([["a.jpg", "cat"], [name, "dog"]]).encode() for name in ("b.jpg", "c.jpg")]
+    told = [("overlays/00_a.jpg.png", b"PNG of a"), ("1.json", page[0]), ("2.json", page[1])]
+    operations = [Operation("file", {"name": name}, content) for name, content in told]
+    folders = 0
+    for step in range(50):
+        address = tracking_pending.save(str(tmp_path / str(step)), About("k", "e", "n"), operations)
+        with monkeypatch.context() as patch:
+            stopped_at(step, patch)
+            try:
+                assert pending.clean(address, A, lambda: None) == 3
+                break
+            except Killed:
+                folders += 1
+        kept = {o.values["name"]: o.content for o in tracking_pending.load(address)[1]}
+        assert kept.items() <= {**dict(told), "1.json": kept["1.json"], "2.json": kept["2.json"]}.items()
+        assert b"b.jpg" in (kept["1.json"] or b"") and b"c.jpg" in (kept["2.json"] or b"")
+        pending.clean(address, A, lambda: None)
+        assert {path.name for path in Path(address).iterdir()} == {"about.json", "operations.jsonl", *BINS}
+        assert not any(b"a.jpg" in path.read_bytes() or b"PNG" in path.read_bytes() for path in Path(address).iterdir())
+    assert folders == 4
+    # One that was never whole can never be told.
+    (Path(address) / "about.json").unlink()
+    assert pending.clean(address, A, lambda: None) == 1 and not Path(address).exists()
