@@ -88,8 +88,10 @@ def upload(local: Path, url: str) -> None:
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    shutil.move(local, temporary)
+    # Not moved: a temporary file is its owner's alone, and what is published is for those that the umask lets in.
+    shutil.copyfile(local, temporary)
     Path(temporary).replace(path)
+    local.unlink()
 
 
 def _temporary(path: str) -> str:

@@ -56,6 +56,8 @@ def test_coco_loads_in_pycocotools_and_faster_coco_eval(
     summary = run(capsys, scene, "--to", "coco", "--output", out)
     assert (summary["images"], summary["skipped"]) == (len(scene.maps), 0)
     coco = COCO(str(out / "annotations/instances_train.json"))
+    modes = {path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+    assert len(modes) == 1 and modes != {0o600}, "who may read one of the files may read all"
     assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1)) and min(coco.imgs) == 1 and min(coco.cats) == 1
     assert {c["name"] for c in coco.cats.values()} == {"cat", "dog"}
     for image in coco.imgs.values():
