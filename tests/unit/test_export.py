@@ -18,7 +18,7 @@ from pipelines.exports import huggingface
 from pipelines.exports.regions import Region, merge_smallest, outline, put, regions
 from pipelines.exports.snapshot import safe_name
 from pipelines.flow.stop import Interrupted
-from pipelines.forgetting.aliases import Alias, with_aliases
+from pipelines.forgetting.aliases import Listing, names_below
 from pipelines.forgetting.files import clean_json
 from pipelines.forgetting.names import Names
 from pipelines.tables.labels import SCHEMA
@@ -240,7 +240,7 @@ def test_a_folder_has_one_format_and_files_of_others_stay(
     }  # fmt: skip
 
     mark = (out / "export.json").read_bytes()
-    names = with_aliases(Names({"a.jpg"}, set(), set()), [Alias(str(out), "", "a")])
+    names = names_below(Names({"a.jpg"}, set(), set()), [Listing(str(out), "", ("a",), ())], "export.json")
     assert b"a.jpg" in mark and b"a.jpg" not in clean_json(mark, names), "forgetting finds the names of its files"
     (out / "export.json").write_text(json.dumps({**json.loads(mark), "known": False}))  # as a killed one leaves it
     assert "was killed there" in yolo(code=2)["err"]

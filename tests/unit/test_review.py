@@ -16,7 +16,7 @@ from PIL import Image
 from models.acquire import pick_regions, region_scores
 from pipelines import review
 from pipelines.classes import ClassSet
-from pipelines.forgetting.aliases import Alias
+from pipelines.forgetting.aliases import Listing
 from pipelines.forgetting.memory import Forgotten
 from pipelines.lock import OutputLock
 from pipelines.reviewing.config import RankConfig
@@ -302,8 +302,8 @@ def test_an_import_needs_no_old_snapshot_and_knows_what_was_forgotten_and_who_is
     arguments = ("--review", folder, "--file", file, "--annotator", "ann")
     assert "no published labels" in call(capsys, "import", *arguments, code=2)["err"]
     names = {image.asset: image.name for image in Review.read(str(folder)).images.values()}
-    alias = Alias(str(folder), "", names["a.jpg"])
-    assert alias.is_of_image(sent_path(names["a.jpg"])), "forgetting finds what was sent out"
+    listing = Listing(str(folder), "", (names["a.jpg"],), ())
+    assert listing.is_of_image(sent_path(names["a.jpg"])), "forgetting finds what was sent out"
     (folder / sent_path(names["a.jpg"])).unlink()
     Forgotten().remember(str(output), [("asset", "c d.png")])
     with OutputLock(str(output), 60):
