@@ -97,7 +97,7 @@ def cluster(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            head.wait(20)
+            head.wait(5)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(head.pid, signal.SIGKILL)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -151,18 +151,19 @@ class Scraper:
         return sum(value for (n, has), value in self.highest.items() if n == name and set(labels.items()) <= has)
 
 
-def test_a_submitted_job_labels_and_tells_prometheus(cluster: Cluster, job: Job, tmp_path: Path) -> None:
+def test_a_submitted_night_labels_and_tells_prometheus(cluster: Cluster, job: Job, tmp_path: Path) -> None:
     photos, output = tmp_path / "photos", tmp_path / "out"
     write_crops(photos, IMAGES)
     (photos / "broken.jpg").write_bytes(b"no image")
     command = job.command("--corpus", photos, "--classes", "cat, person, cup", "--output", output)
-    command[:2] = ["python", "pipelines/label_corpus.py"]
+    command[:2] = ["python", "pipelines/relabel_nightly.py"]
     with Scraper(cluster.metrics) as seen:
         done = cluster.submit([*command, "--execution.rows_per_shard", "4"])
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         seen.scrape()
     [line] = [line for line in done.stdout.splitlines() if line.startswith('{"run_id"')]
-    assert (json.loads(line)["labeled"], json.loads(line)["quarantined"]) == (IMAGES, 1)
+    told = json.loads(line)
+    assert (told["outcome"], told["labeled"], told["quarantined"]) == ("published", IMAGES, 1)
     assert len(label_rows(output, ["asset"])) == IMAGES
 
     assert seen.value("ray_maskstream_images_total", step="observe", outcome="done") == IMAGES
