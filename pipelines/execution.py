@@ -1,9 +1,11 @@
 """How a plan is laid out on a Ray cluster: how many actors, what each holds, and Ray Data's own settings."""
 
+import contextlib
 import logging
 import math
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -104,10 +106,10 @@ def start_ray(address: str, object_store_mb: int, dashboard: bool = False, metri
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "configure_logging": True,
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}},
     }
+    workers = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if address:
-        _connect({"address": address, **common})
+        _connect({"address": address, "runtime_env": {"env_vars": workers}, **common})
         return
     # A plain ray.init leaves a token file behind that a later `ray start` would take as a wish for authentication.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -116,19 +118,33 @@ def start_ray(address: str, object_store_mb: int, dashboard: bool = False, metri
         common["dashboard_port"] = _free_port()
         # Otherwise Ray Train looks for it among this machine's processes, and gives up where two of them are Ray's.
         address = f"http://127.0.0.1:{common['dashboard_port']}"
-        common["runtime_env"]["env_vars"]["RAY_API_SERVER_ADDRESS"] = address
-    _connect(
-        {
-            "address": "local",
-            "include_dashboard": dashboard,
-            "num_cpus": int(cpus),
-            "num_gpus": int(gpus),
-            "object_store_memory": object_store_mb * 1024 * 1024,
-            "_temp_dir": os.environ.get("RAY_TMPDIR"),
-            "_metrics_export_port": metrics_port or None,
-            **common,
-        }
-    )
+        workers["RAY_API_SERVER_ADDRESS"] = address
+    options = {
+        "address": "local",
+        "include_dashboard": dashboard,
+        "num_cpus": int(cpus),
+        "num_gpus": int(gpus),
+        "object_store_memory": object_store_mb * 1024 * 1024,
+        "_temp_dir": os.environ.get("RAY_TMPDIR"),
+        "_metrics_export_port": metrics_port or None,
+    }
+    # Inherited, and not a runtime_env: the workers that Ray starts ahead have none, and would be started in vain.
+    with _environment(workers):
+        _connect({**options, **common})
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """These environment variables, for the processes that start within the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _free_port() -> int:
