@@ -302,7 +302,7 @@ def _given(weak: WeakArrays, classes: ClassArrays, of_classes: Collection[ClassM
         "unhinted": gated and competing and not sure.any(),
         "named": bool(must.any()),
         "points": len(weak.points) > 0,
-        "seeds": has_seeds(weak),
+        "seeds": has_seeds(weak, people=False),
         "boxes": len(weak.boxes) > 0,
         "noisy": weak.noisy is not None,
         "heat": not all(students),

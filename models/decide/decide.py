@@ -27,7 +27,7 @@ from models.refine.grids import fit_grid, resize_maps
 from models.refine.guided import guided_upsample
 from models.refine.par import affinity, propagate
 
-DECIDE_VERSION = 2
+DECIDE_VERSION = 3
 """Raise it when the same inputs give another label; labels made by an older version are then made anew."""
 
 Maps = npt.NDArray[np.float32]
@@ -129,10 +129,10 @@ def heat_to_ask(
 
 
 def marked_classes(weak: WeakArrays, classes: ClassArrays) -> npt.NDArray[np.bool_]:
-    """Classes of which a point, scribble, box, partial map or person says where they are, bool [C]."""
+    """Classes of which a point, scribble, box or partial map says where they are, bool [C]."""
     rows = [weak.point_classes, weak.box_classes, np.array([row for *_, row in weak.scribbles], np.int32)]
-    maps = [ids for ids in (weak.partial, weak.human) if ids is not None]
-    rows += [seed_rules.ids_to_rows(np.unique(ids), classes) for ids in maps]
+    if weak.partial is not None:
+        rows.append(seed_rules.ids_to_rows(np.unique(weak.partial), classes))
     return _rows_to_flags(np.concatenate(rows), len(classes.ids))
 
 
@@ -159,8 +159,9 @@ def fuse(scene: Scene, of_classes: Sequence[ClassMasks]) -> tuple[Votes, seed_ru
     for masks in of_classes:
         blend_class_masks(scene, votes, masks)
     seeds = None
-    if seed_rules.has_seeds(weak):
-        seeds = seed_rules.draw_seeds(weak, scene.classes, scene.full, scene.size, config.point_radius_px)
+    if seed_rules.has_seeds(weak, people=False):
+        radius = config.point_radius_px
+        seeds = seed_rules.draw_seeds(weak, scene.classes, scene.full, scene.size, radius, people=False)
         blend_seeds(scene, votes, seeds)
     if len(weak.boxes):
         blend_boxes(scene, votes)

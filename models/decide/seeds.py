@@ -24,8 +24,10 @@ class Seeds:
     source: npt.NDArray[np.uint8]
 
 
-def has_seeds(weak: WeakArrays) -> bool:
-    return bool(len(weak.points) or weak.scribbles or weak.partial is not None or weak.human is not None)
+def has_seeds(weak: WeakArrays, people: bool = True) -> bool:
+    """people: whether corrections count."""
+    corrected = people and weak.human is not None
+    return bool(len(weak.points) or weak.scribbles or weak.partial is not None or corrected)
 
 
 def ids_to_rows(ids: npt.NDArray[np.int32], classes: ClassArrays) -> npt.NDArray[np.int32]:
@@ -40,12 +42,18 @@ def ids_to_rows(ids: npt.NDArray[np.int32], classes: ClassArrays) -> npt.NDArray
 
 
 def draw_seeds(
-    weak: WeakArrays, classes: ClassArrays, full: tuple[int, int], size: tuple[int, int], radius_px: float
+    weak: WeakArrays,
+    classes: ClassArrays,
+    full: tuple[int, int],
+    size: tuple[int, int],
+    radius_px: float,
+    people: bool = True,
 ) -> Seeds:
     """Points (discs of this radius in pixels of `size`), scribbles and maps on a grid of `size`.
 
-    full: height and width that the weak labels' coordinates refer to. Where forms overlap, people's corrections win
-    over the partial map, that over points, and points over scribbles.
+    full: height and width that the weak labels' coordinates refer to. people: corrections too; they are painted and
+    never spread, since who corrected has seen the rest and left it as it was. Where forms overlap, people's corrections
+    win over the partial map, that over points, and points over scribbles.
     """
     scale_y, scale_x = size[0] / full[0], size[1] / full[1]
     rows = np.full(size, NOTHING, np.int32)
@@ -56,7 +64,7 @@ def draw_seeds(
     for (x, y), row in zip(weak.points, weak.point_classes, strict=True):
         disc = _disc(float(x) * scale_x, float(y) * scale_y, radius_px, size)
         rows[disc], source[disc] = row, PROVENANCE.index("point")
-    for name, ids in (("partial", weak.partial), ("human", weak.human)):
+    for name, ids in (("partial", weak.partial), ("human", weak.human if people else None)):
         if ids is not None:
             given = resize_nearest(ids_to_rows(ids, classes), size)
             says = given != NOTHING

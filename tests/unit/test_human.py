@@ -45,6 +45,9 @@ def test_every_corrected_pixel_stays_whatever_else_is_said() -> None:
     spoken = human >= 0
     np.testing.assert_array_equal(label.class_map[spoken], human[spoken])
     assert PROVENANCE[label.provenance[11, 12]] == "human" and label.confidence[11, 12] == 255
+    alone = decide(world.evidence, world.text, CLASSES, weak(human=human), DecideConfig()).class_map
+    before = decide(world.evidence, world.text, CLASSES, weak(), DecideConfig()).class_map
+    np.testing.assert_array_equal(alone, np.where(spoken, human, before), "what the person left stays as they saw it")
     assert overruled(said) == ["people's corrections overrule 180 pixels of the partial map"]
 
 
