@@ -34,7 +34,10 @@ def write_rolled_back(url: str) -> LabelTable:
     for number, run_id in enumerate(("good", "bad")):
         rows = [{**base, "asset": f"{n}.jpg", "sequence": number, "run_id": run_id} for n in "abc"]
         file = table.write_file(f"part-{run_id}.parquet", pa.Table.from_pylist(rows, labels.SCHEMA))
-        table.replace(["part-good.parquet"] if number else [], [file])
+        if number:
+            table.replace(["part-good.parquet"], [file], 1)
+        else:
+            table.commit([file])
     deltalake.DeltaTable(url).create_checkpoint()
     roll_back(table, 1, "back", "they are bad")
     return table
