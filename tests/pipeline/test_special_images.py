@@ -6,7 +6,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from jobs import Job, label_rows, photographs, write_crops
+from jobs import Job, label_rows, write_crops
+from pictures import photographs
 from PIL import Image
 
 from pipelines.stages.decide import read_png
