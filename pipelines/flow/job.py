@@ -59,14 +59,12 @@ def label_corpus(config: LabelConfig, publisher: Publisher | None = None) -> Out
     plan.check(config)
     run, models = set_up(config)
     kinds = second.kinds(run)
+    rows = _list(run)  # Before the lock: nothing is written for a corpus that is not there.
     with ExitStack() as stack:
         if publisher is None and not config.dry_run:
             publisher = Publisher(stack.enter_context(only_run(run.output, config.lock, required=False)))
             _check_classes(run)  # Another run may have published with other ones before the lock was ours.
-        try:
-            rows = timed(run, "list", lambda: listing.list_corpus(run))
-        except CorpusError as error:
-            raise UsageError(str(error)) from error
+            rows = _list(run) if config.lock.wait else rows
         known = observing.look_up(run, rows, merge=not config.dry_run)
         run.counts = {"wanted": len(rows), "evidence_reused": len(known.evidence), "quarantined": len(known.bad)}
         if publisher is None or config.dry_run:
@@ -74,6 +72,13 @@ def label_corpus(config: LabelConfig, publisher: Publisher | None = None) -> Out
         _record_inputs(run)
         tracker = stack.enter_context(tracked(run))
         return _label(run, kinds, rows, known, models, publisher, tracker)
+
+
+def _list(run: Run) -> Sequence[listing.Wanted]:
+    try:
+        return timed(run, "list", lambda: listing.list_corpus(run))
+    except CorpusError as error:
+        raise UsageError(str(error)) from error
 
 
 def _label(
