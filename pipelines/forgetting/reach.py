@@ -1,6 +1,7 @@
 """What forgetting cannot reach: students that learned from the image, MLflow's copies, the photograph itself."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ from pipelines import storage
 from pipelines.corpus.base import kind
 from pipelines.forgetting.names import Names
 from pipelines.tables.labels import LabelTable
+from pipelines.tracking_names import without_password
 from pipelines.training.record import RECORD, SUMMARY
 
 # How far around the output trained students are looked for.
@@ -114,7 +116,7 @@ def mlflow(tracking_uri: str, output: str, snapshots: Mapping[int, bool]) -> lis
         runs = runs_about(tracking_uri, output)
     except Exception as error:  # whatever MLflow raises
         return [f"MLflow at {tracking_uri}, which could not be asked ({type(error).__name__})"]
-    told = []
+    told, shown = [], []
     for run in runs:
         if run.snapshot is not None and run.snapshot in snapshots and run.models:
             had = _had(snapshots[run.snapshot])
@@ -122,9 +124,16 @@ def mlflow(tracking_uri: str, output: str, snapshots: Mapping[int, bool]) -> lis
         showing = [file for file in run.files if file.endswith((".png", ".html", ".json", ".csv"))]
         if showing:
             told.append(
-                f"MLflow run {run.run_id} ({run.job}): {len(showing)} files such as {showing[0]}, which may show it; "
-                f"`mlflow runs delete --run-id {run.run_id}` and `mlflow gc` remove them"
+                f"MLflow run {run.run_id} ({run.job}): {len(showing)} files such as {showing[0]}, which may show it"
             )
+            shown.append(run.run_id)
+    if shown:
+        store = without_password(tracking_uri)
+        told.append(
+            f"to remove these runs from MLflow: export MLFLOW_TRACKING_URI={shlex.quote(store)}; "
+            f"for run in {' '.join(shown)}; do mlflow runs delete --run-id $run; done; "
+            f"mlflow gc --backend-store-uri {shlex.quote(store)}"
+        )
     return told
 
 
