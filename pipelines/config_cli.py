@@ -202,7 +202,7 @@ def _read_file(reader: _Reader, address: str, registry: tuple[str, str]) -> None
     except FileNotFoundError:
         reader.errors.append(f"--config: there is no file {address}")
         return
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: of text that is none, and of paths
         reader.errors.append(f"--config {address}: {error}")
         return
     if value is not None and not isinstance(value, dict):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from pictures import write_crops
 from PIL import Image
 
 from models.class_masks import ClassMasks
@@ -281,7 +282,8 @@ def test_what_a_commit_says_of_its_classes_is_read_from_it_alone(
 def test_classes_are_compared_again_once_nobody_else_can_publish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = LabelConfig(corpus=str(tmp_path), output=str(tmp_path), classes="voc")
+    write_crops(tmp_path / "photos", 1)
+    config = LabelConfig(corpus=str(tmp_path / "photos"), output=str(tmp_path), classes="voc")
     run = Run(config, NOW, "o", "d", {}, layout(2, 0, "auto", "auto", 0))
 
     @contextlib.contextmanager
