@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.config import UsageError, parse
 from pipelines.flow.progress import say
-from pipelines.flow.results import end_ray, keep_stdout_for_results
+from pipelines.flow.results import end_ray, end_stopped, keep_stdout_for_results
 from pipelines.flow.stop import Interrupted, RunFailed, stop_on_signals
 from pipelines.training.config import TrainConfig
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         command = "the same command without --restart" if config.restart else "the same command"
         say(f"stopped by {error}: {command} goes on from the last checkpoint")
-        return error.exit_code
+        return end_stopped(error.exit_code)
     end_ray()
     print(json.dumps(summary), flush=True)
     return 0
