@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.config import LabelConfig, UsageError, parse
 from pipelines.flow.progress import say
-from pipelines.flow.results import end_ray, end_stopped, keep_stdout_for_results
+from pipelines.flow.results import end_ray, keep_stdout_for_results
 from pipelines.flow.stop import Interrupted, RunFailed, stop_on_signals
 
 EXIT_FAILED, EXIT_USAGE, EXIT_HELD = 1, 2, 5
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except Interrupted as error:
         say(f"stopped by {error}: what is done is kept; the same command goes on from here")
-        return end_stopped(error.exit_code)
+        return error.exit_code
     end_ray()
     if outcome.summary is not None:
         print(json.dumps(outcome.summary), flush=True)

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.config import UsageError, parse
 from pipelines.flow.progress import say
-from pipelines.flow.results import end_ray, end_stopped, keep_stdout_for_results
+from pipelines.flow.results import end_ray, keep_stdout_for_results
 from pipelines.flow.stop import Interrupted, RunFailed, stop_on_signals
 from pipelines.label_corpus import EXIT_FAILED, EXIT_USAGE
 from tuning.config import TuneLabelsConfig
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except Interrupted as error:
         say(f"stopped by {error}: the trials that ended are kept; the same command goes on from here")
-        return end_stopped(error.exit_code)
+        return error.exit_code
     end_ray()
     print(json.dumps(summary), flush=True)
     return 0

@@ -1,8 +1,27 @@
 """The last line of stdout is the result of a job, whatever a library prints."""
 
-import contextlib
 import os
+import subprocess
 import sys
+import threading
+
+TRAINER_THREAD = "trainer"
+"""The thread that a training waits in; see `end_stopped`."""
+
+# Ends the processes that it is given, in a process of its own: first asks the one half, then kills both.
+REAPER = """
+import contextlib, os, signal, sys, time
+
+def send(pids, number):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+workers, servers = ([int(pid) for pid in part.split(",") if pid] for part in sys.argv[1:])
+send(workers, signal.SIGTERM)
+time.sleep(1)
+send(workers + servers, signal.SIGKILL)
+"""
 
 
 def keep_stdout_for_results() -> None:
@@ -19,19 +38,23 @@ def end_ray() -> None:
 
 
 def end_stopped(exit_code: int) -> int:
-    """End a run that a signal stopped; returns only where there is no Ray to end.
+    """End a run that a signal stopped: returns its exit code, or, where a training still waits in Ray, exits with it.
 
-    At once, without Ray's own goodbye: a thread of Ray's (a trainer's, a search's) still asks for things, and ends the
-    process with a code of its own as soon as they are gone. What Ray started on this machine is killed first, leaves
-    before roots, so that nothing outlives us.
+    The training's thread cannot be called back, and Ray ends the whole process with a code of its own when that thread
+    asks for something and Ray's server is gone. So the process leaves before the server does, and another one sees to
+    it that nothing of Ray outlives us on this machine.
     """
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+    if any(thread.name == TRAINER_THREAD for thread in threading.enumerate()):
         import psutil
 
+        servers = {process.pid for process in psutil.Process().children()}
+        workers = {process.pid for process in psutil.Process().children(recursive=True)} - servers
+        pids = [",".join(map(str, part)) for part in (workers, servers)]
+        quiet = subprocess.DEVNULL
+        subprocess.Popen(
+            [sys.executable, "-c", REAPER, *pids], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+        )
         sys.stdout.flush()
         sys.stderr.flush()
-        for process in reversed(psutil.Process().children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
         os._exit(exit_code)
     return exit_code

@@ -13,6 +13,7 @@ import yaml
 from pipelines import execution, storage
 from pipelines.config import UsageError
 from pipelines.flow.progress import duration, say
+from pipelines.flow.results import TRAINER_THREAD
 from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.tracking import Tracker
 from pipelines.training import record
@@ -214,7 +215,7 @@ def _fit(training: Training, tracker: Tracker) -> tuple[Told, str]:
             outcome["error"] = error
 
     # Not in the main thread: there, Ray would take SIGINT for itself.
-    thread = threading.Thread(target=fit, name="trainer", daemon=True)
+    thread = threading.Thread(target=fit, name=TRAINER_THREAD, daemon=True)
     thread.start()
     told = Told(skipped={})
     listener = Listener(training, tracker, told)
