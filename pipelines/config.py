@@ -136,6 +136,30 @@ class LockConfig(Section):
     wait: Duration = Field(default=0.0, ge=0, description="how long to wait for another run; 0: give up at once")
 
 
+class LearnConfig(Section):
+    """what a corpus with tags teaches about the looks of its classes"""
+
+    enabled: bool = Field(
+        default=True,
+        description="fit a linear head on the stored features of tagged images, and decide with it (no GPU needed)",
+    )
+    use: str | None = Field(
+        default=None,
+        description="another labeled output, whose newest head is used as it is; its images must have been observed in "
+        "the same way and its classes must be these",
+    )
+    images: Count = Field(default=4000, ge=1, description="tagged images that it is fitted on, at most")
+    min_tagged: int = Field(default=200, ge=1, description="with fewer tagged images nothing is learned")
+    min_images: int = Field(default=10, ge=1, description="classes tagged in fewer images keep their text alone")
+    growth: float = Field(
+        default=0.5,
+        ge=0,
+        description="fitted anew (and everything decided anew) when there are so much more tagged images than it was "
+        "fitted on, as a share",
+    )
+    seed: int = Field(default=0, ge=0, description="of which images and patches, and in which order")
+
+
 class LabelConfig(Section):
     """Everything that `label_corpus.py` can be told."""
 
@@ -178,6 +202,7 @@ class LabelConfig(Section):
     images: ImagesConfig = ImagesConfig()
     observe: ObserveConfig = ObserveConfig()
     heat: HeatPromptConfig = HeatPromptConfig()
+    learn: LearnConfig = LearnConfig()
     decide: DecideConfig = DecideConfig()
     execution: ExecutionConfig = ExecutionConfig()
     report: ReportConfig = ReportConfig()

@@ -39,6 +39,19 @@ class LocalActor:
         return type("Method", (), {"remote": staticmethod(method)})
 
 
+class Reference:
+    """What a task returned, or `put` was given."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def get(value: Any) -> Any:
+    if isinstance(value, list) and any(isinstance(one, Reference) for one in value):
+        return [get(one) for one in value]
+    return value.value if isinstance(value, Reference) else value
+
+
 def local_ray() -> ModuleType:
     ray = ModuleType("ray")
     data = ModuleType("ray.data")
@@ -46,19 +59,27 @@ def local_ray() -> ModuleType:
     data.ActorPoolStrategy = lambda **options: None  # type: ignore[attr-defined]
 
     class Remote:
-        def __init__(self, made: type) -> None:
-            self.made = made
+        def __init__(self, made: Any, results: int = 1) -> None:
+            self.made, self.results = made, results
 
         def options(self, **options: Any) -> "Remote":
             return self
 
-        def remote(self, *arguments: Any) -> LocalActor:
-            return LocalActor(self.made(*arguments))
+        def remote(self, *arguments: Any) -> Any:
+            if isinstance(self.made, type):
+                return LocalActor(self.made(*arguments))
+            found = self.made(*map(get, arguments))
+            return Reference(found) if self.results == 1 else tuple(map(Reference, found))
+
+    def remote(made: Any = None, num_returns: int = 1, **options: Any) -> Any:
+        return Remote(made) if made is not None else lambda later: Remote(later, num_returns)
 
     parts = {
         "data": data,
-        "remote": Remote,
-        "get": lambda value: value,
+        "remote": remote,
+        "get": get,
+        "put": Reference,
+        "wait": lambda references: (references[:1], references[1:]),
         "kill": lambda actor: None,
         "cluster_resources": lambda: {"CPU": 1.0},
         "is_initialized": lambda: False,

@@ -280,9 +280,9 @@ def _second(
     return found
 
 
-def given(cases: Iterable[Case], classes: ClassArrays) -> frozenset[str]:
+def given(cases: Iterable[Case], classes: ClassArrays, text: TextBank) -> frozenset[str]:
     """What there is in these images for settings to work on: models.decide.config.Given."""
-    found: set[str] = set()
+    found: set[str] = {"learned"} if text.head is not None else set()
     for case in cases:
         found |= _given(case.weak, classes, case.of_classes)
     return frozenset(found)

@@ -36,7 +36,7 @@ def tune_labels(config: TuneLabelsConfig) -> dict[str, Any]:
     source = find_source(config)
     seen = load(source, source.rows[: source.searched])
     space = build_space(
-        source.base, objectives, given(seen.items, seen.classes), restriction, f"--space {config.space}"
+        source.base, objectives, given(seen.items, seen.classes, seen.text), restriction, f"--space {config.space}"
     )
     folder = _claim(config, source, space)
     _tell_plan(config, seen, len(source.rows) - source.searched, space)

@@ -8,10 +8,13 @@ PARTS: tuple[Part, ...] = get_args(Part)
 """The steps of *decide*, each of which builds on those before it: `frame_of`, `look`, `draw`, and in `draw` what a
 reader is told of the finished map (confidence, threshold), which changes no class of it."""
 
-Given = Literal["open", "hinted", "unhinted", "named", "points", "seeds", "boxes", "noisy", "heat", "student"]
+Given = Literal[
+    "open", "hinted", "unhinted", "named", "points", "seeds", "boxes", "noisy", "heat", "student", "learned"
+]
 """What some fields need before they matter, of the images at hand: classes that compete by their presence (`open`;
 `hinted`, `unhinted`: beside classes that are known, or without any), classes that have to appear, points, seeds of any
-kind, boxes, noisy maps, masks that SAM was asked for, what a student says."""
+kind, boxes, noisy maps, masks that SAM was asked for, what a student says, what the
+corpus taught."""
 
 
 def _setting(
@@ -68,6 +71,18 @@ class DecideConfig:
         1.0,
         part="scene",
         when=("heat_scale", ("max", "minmax")),
+    )
+    head_weight: float = _setting(
+        1.0,
+        "share of what the corpus taught about a class (learn.enabled) in its heat, against its text; where nothing "
+        "was learned, text alone",
+        0.0,
+        1.0,
+        part="scene",
+        needs="learned",
+    )
+    head_temperature: float = _setting(
+        0.7, "how softly what was learned chooses between classes", 0.2, 3.0, part="scene", log=True, needs="learned"
     )
     # Which classes compete when no tags are known
     presence_threshold: float = _setting(

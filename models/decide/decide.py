@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.class_masks import ClassMasks
+from models.corpus.head import head_heat
 from models.decide import boxes as box_rules
 from models.decide import confidence as conf
 from models.decide import seeds as seed_rules
@@ -84,9 +85,20 @@ def look(
         must |= weak.present[rows]
     # How high the heat of each class may go: all the way for classes that are known to be there.
     share = np.where(must, 1.0, likely[rows] ** config.presence_power).astype(np.float32)
-    raw = resize_maps(heat(scores[rows], words, config), frame.size)
+    raw = resize_maps(_heat(evidence, text, scores[rows], words, rows, config), frame.size)
     refined = normalise(propagate(raw, frame.flow, config.par_iterations, config.par_strength)) * share[:, None, None]
     return Scene(frame, evidence, classes, weak, config, rows, must, refined, scores.argmax(0))
+
+
+def _heat(
+    evidence: Evidence, text: TextBank, scores: Maps, words: Maps, rows: npt.NDArray[np.intp], config: DecideConfig
+) -> Maps:
+    """Heat on the patch grid, float32 [K, h, w], 0..1: of the text, or of what the corpus taught where it did."""
+    told = heat(scores, words, config)
+    if text.head is None or config.head_weight == 0:
+        return told
+    share = np.float32(config.head_weight)
+    return (1 - share) * told + share * head_heat(text.head, evidence.features, rows, told, config.head_temperature)
 
 
 def draw(scene: Scene, config: DecideConfig, of_classes: Sequence[ClassMasks] = ()) -> Label:

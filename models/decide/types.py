@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from models.corpus.head import Head
+
 PROVENANCE = ("background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy", "student", "human")
 
 
@@ -23,13 +25,15 @@ class ClassArrays:
 
 @dataclass(frozen=True, eq=False)
 class TextBank:
-    """Embedded prompts of a class set; compared by identity, so that what is derived from it can be cached.
+    """What is known of the looks of a class set; compared by identity, so that what is derived from it can be cached.
 
-    emb: float32 [P, D], unit norm. class_of: int32 [P], row in ClassArrays, -1 = background word.
+    emb: float32 [P, D], embedded prompts, unit norm. class_of: int32 [P], row in ClassArrays, -1 = background word.
+    head: what a corpus taught about the classes, if it did.
     """
 
     emb: npt.NDArray[np.float32]
     class_of: npt.NDArray[np.int32]
+    head: Head | None = None
 
 
 @dataclass(frozen=True)

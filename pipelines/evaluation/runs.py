@@ -1,7 +1,7 @@
 """What a published label row came from: the config and class set of its run, its evidence, and text embeddings."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from models.decide.types import TextBank
 from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.config import LabelConfig, UsageError
+from pipelines.learned import head_of
 from pipelines.references import resolve
 from pipelines.tables.evidence import EvidenceStore
 from pipelines.text import text_bank
@@ -25,6 +26,7 @@ class PastRun:
     classes: ClassSet
     observe_id: str
     clip_digest: str
+    head_digest: str = ""
 
     @classmethod
     def load(cls, output: str, run_id: str) -> "PastRun":
@@ -42,18 +44,20 @@ class PastRun:
             ClassSet.from_dict(classes),
             digests["observe_id"],
             digests["models"]["clip"],
+            digests.get("head", ""),
         )
 
     @cached_property
     def text(self) -> TextBank:
-        """The class set's prompts embedded, the mean over the templates of each text."""
+        """The class set's prompts embedded, the mean over the templates of each text, and what the corpus taught."""
         clip = resolve(self.config.observe.clip.model)
         if clip.digest != self.clip_digest:
             raise UsageError(
                 f"{self.config.observe.clip.model} is not the model any more that made the evidence; "
                 "--baselines false leaves out what needs it"
             )
-        return text_bank(str(clip.path), self.classes)
+        bank = text_bank(str(clip.path), self.classes)
+        return replace(bank, head=head_of(self.output, self.config.learn, self.head_digest))
 
     @cached_property
     def store(self) -> EvidenceStore:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipelines.classes import ClassSet, ClassSetError
 from pipelines.config import LabelConfig, UsageError, config_digest
 from pipelines.corpus.base import CorpusError
 from pipelines.corpus.open import open_corpus
-from pipelines.flow import deciding, listing, observing, plan, second
+from pipelines.flow import deciding, learning, listing, observing, plan, second
 from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.past import check_classes
 from pipelines.flow.progress import duration, say
@@ -26,6 +26,7 @@ from pipelines.flow.publish import Proposal, Published, Publisher
 from pipelines.flow.run import Run, digest
 from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.flow.track import tracked
+from pipelines.learned import head_of
 from pipelines.lock import only_run
 from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
@@ -100,6 +101,7 @@ def _label(
         listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
         say("observe: " + observing.describe(observed))
     _second(run, kinds, rows, known, models, observed)
+    _learn(run, rows, known, models)
     todo = deciding.plan(run, rows, known, publisher.recheck)
     run.counts["labels_reused"] = todo.reused
     decided = timed(run, "decide", lambda: _decide(run, todo, models, kinds))
@@ -228,11 +230,22 @@ def _second(
     second.join(known, kinds)
 
 
+def _learn(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Models) -> None:
+    """Find or fit the head that labels are decided with, if there is enough to learn from."""
+    card, tagged = learning.find(run, rows, known)
+    if tagged:
+        _start_ray(run.config)
+        card = timed(run, "learn", lambda: learning.learn(run, tagged, known, embed_prompts(run.classes, models)))
+    if card is not None:
+        run.learned(card.digest)
+        _record_inputs(run)
+
+
 def _decide(run: Run, todo: deciding.Plan, models: Models, kinds: Sequence[second.Second]) -> deciding.Decided:
     text = None
     if todo.work:
         _start_ray(run.config)
-        text = embed_prompts(run.classes, models)
+        text = replace(embed_prompts(run.classes, models), head=head_of(run.output, run.config.learn, run.head_digest))
     class_ids = {kind.run.observe_id: ids for kind in kinds if (ids := kind.class_ids()) is not None}
     return deciding.decide(run, todo, text, class_ids)
 
@@ -256,6 +269,7 @@ def _record_inputs(run: Run) -> None:
         "decide_digest": run.decide_digest,
         "class_set_digest": run.classes.digest,
         "models": run.model_digests,
+        "head": run.head_digest,
     }
     files = {"config.yaml": {**config, "digests": digests}, "classes.yaml": run.classes.to_dict()}
     for name, content in files.items():
@@ -274,6 +288,11 @@ def _dry_run(
     asked = [row.asset for kind in kinds for row in kind.known.todo]
     there = len(known.evidence)
     second.join(known, kinds)
+    card, tagged = learning.find(run, rows, known)
+    if card is not None:
+        run.learned(card.digest)
+    elif tagged:
+        run.learned("a head that is still to be fitted")
     todo = deciding.plan(run, rows, known)
     print(plan.describe(run))
     say(f"probing {min(plan.PROBE_IMAGES, len(known.todo))} images")
@@ -284,6 +303,7 @@ def _dry_run(
         "known to be unreadable": len(known.bad),
         "to observe": len(known.todo),
         **({"to ask about classes": len(asked) + len(kinds) * len(known.todo)} if kinds else {}),
+        **({"to learn from": len(tagged)} if tagged else {}),
         "labels are current": todo.reused,
         "to decide": len(todo.work) + len(set(asked)) + len(known.todo),
     }

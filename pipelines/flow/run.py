@@ -32,6 +32,7 @@ class Run:
     model_digests: dict[str, str]
     layout: Layout
     run_id: str = ""
+    head_digest: str = ""  # of what the corpus taught, where that is decided with; see `learned`
     corpus: str = ""  # address of the whole corpus, once it is open
     started: float = field(default_factory=time.monotonic)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -52,6 +53,11 @@ class Run:
     def forgotten(self) -> Forgotten:
         """The images that are to be left out."""
         return Forgotten.load(self.output)
+
+    def learned(self, head_digest: str) -> None:
+        """From here on labels are decided with this head too."""
+        self.head_digest = head_digest
+        self.decide_digest = digest([self.decide_digest, head_digest])
 
     def label_key(
         self, evidence_key: str, weak_digest: str, second_keys: Sequence[str] = (), human: Sequence[str] = ()

@@ -1,0 +1,147 @@
+"""What a corpus teaches about its classes: when it is learned, from what, and that labels are decided with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import local_ray
+import numpy as np
+import pytest
+from decide_scene import CLASSES, make_world, weak
+from pictures import write_crops
+from small_models import write_clip, write_sam
+
+from models import evidence as evidence_record
+from models.corpus.head import HeadConfig
+from models.corpus.targets import patches_of
+from models.decide.config import DecideConfig
+from models.decide.decide import decide
+from pipelines import weak as weak_labels
+from pipelines.config import LabelConfig, UsageError
+from pipelines.evaluation.runs import PastRun
+from pipelines.flow.job import label_corpus
+from pipelines.learned import cards, load_head
+from pipelines.tables.labels import LabelTable
+from pipelines.tables.pictures import read_png
+
+TAGGED = 10
+
+
+class Place:
+    """A corpus whose images are all tagged, by turns, and its outputs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.corpus = folder, folder / "corpus"
+
+    def grow(self, count: int) -> None:
+        write_crops(self.corpus, count)
+        names = sorted(path.name for path in self.corpus.glob("*.jpg"))
+        tags = [["cat"], ["dog", "person"]]
+        lines = [json.dumps({"path": name, "tags": tags[number % 2]}) for number, name in enumerate(names)]
+        (self.folder / "weak.jsonl").write_text("\n".join(lines) + "\n")
+
+    def label(self, output: str = "out", classes: str = "cat, dog, person", **learn: Any) -> dict[str, Any]:
+        config = {
+            "corpus": str(self.corpus),
+            "weak_file": str(self.folder / "weak.jsonl"),
+            "output": str(self.folder / output),
+            "classes": classes,
+            "tracking": {"enabled": False},
+            "observe": {"clip": {"model": str(self.folder / "clip")}, "sam": {"model": str(self.folder / "sam")}},
+            "learn": {"min_tagged": TAGGED, "min_images": 2, **learn},
+        }
+        outcome = label_corpus(LabelConfig.model_validate(config))
+        assert outcome.exit_code == 0 and outcome.summary is not None
+        return outcome.summary
+
+    def heads(self, output: str = "out") -> int:
+        return len(cards(str(self.folder / output)))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    local_ray.use(monkeypatch)
+    write_clip(tmp_path / "clip")
+    write_sam(tmp_path / "sam")
+    return Place(tmp_path)
+
+
+def test_it_is_learned_once_and_again_when_the_corpus_has_grown(place: Place) -> None:
+    place.grow(TAGGED)
+    place.label()
+    card = cards(str(place.folder / "out"))[0]
+    assert card.images == TAGGED and card.tagged == [5, 5, 5]
+    assert load_head(str(place.folder / "out"), card.digest).valid.all()
+    again = place.label()
+    assert (again["labeled"], again["reused"]) == (0, TAGGED)
+
+    place.grow(TAGGED + 2)
+    few = place.label()
+    assert (few["labeled"], few["reused"]) == (2, TAGGED) and place.heads() == 1
+    place.grow(2 * TAGGED)
+    many = place.label()
+    assert (many["observed"], many["labeled"]) == (TAGGED - 2, 2 * TAGGED) and place.heads() == 2
+
+
+def test_who_reads_a_past_run_decides_as_it_did(place: Place) -> None:
+    place.grow(TAGGED)
+    summary = place.label()
+    past = PastRun.load(str(place.folder / "out"), summary["run_id"])
+    assert past.text.head is not None
+    columns = ["asset", "weak", "evidence_key", "class_map"]
+    rows = [
+        row for batch in LabelTable(str(place.folder / "out" / "labels")).newest(columns) for row in batch.to_pylist()
+    ]
+    stored = {row["evidence_key"]: row for row in past.evidence([row["evidence_key"] for row in rows])}
+    assert len(rows) == TAGGED
+    for row in rows:
+        evidence = evidence_record.decode(stored[row["evidence_key"]])
+        size = evidence.height, evidence.width
+        valid, _ = weak_labels.validate(json.loads(row["weak"]), past.classes, size)
+        arrays = weak_labels.to_arrays(valid, past.classes, *size)
+        label = decide(evidence, past.text, past.classes.arrays(), arrays, past.config.decide)
+        assert np.array_equal(label.class_map, read_png(row["class_map"]))
+
+
+def test_too_few_tags_teach_nothing(place: Place) -> None:
+    place.grow(TAGGED - 1)
+    summary = place.label()
+    assert place.heads() == 0
+    assert PastRun.load(str(place.folder / "out"), summary["run_id"]).text.head is None
+
+
+def test_another_output_uses_what_was_learned_if_it_fits(place: Place) -> None:
+    place.grow(TAGGED)
+    place.label()
+    taught = cards(str(place.folder / "out"))[0].digest
+    summary = place.label("other", use=str(place.folder / "out"), min_tagged=10**6)
+    past = PastRun.load(str(place.folder / "other"), summary["run_id"])
+    assert past.head_digest == taught and past.text.head is not None and place.heads("other") == 0
+    with pytest.raises(UsageError, match=r"--learn.use: .* knows other classes: cat, dog, person"):
+        place.label("third", "cat, dog", use=str(place.folder / "out"))
+    with pytest.raises(UsageError, match=r"--learn.use: nothing was learned in"):
+        place.label("fourth", use=str(place.folder / "corpus"))
+
+
+def test_a_changed_head_is_not_used(place: Place) -> None:
+    place.grow(TAGGED)
+    place.label()
+    output = str(place.folder / "out")
+    card = cards(output)[0]
+    address = next((place.folder / "out" / "learned").glob("*.safetensors"))
+    address.write_bytes(address.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ValueError, match="was changed after it was fitted"):
+        load_head(output, card.digest)
+
+
+def test_only_classes_that_are_known_to_be_there_are_learned_from() -> None:
+    world = make_world()
+    config, head = DecideConfig(), HeadConfig(patches=50)
+    assert patches_of(world.evidence, world.text, CLASSES, weak(), config, head, 0) is None
+    told = patches_of(world.evidence, world.text, CLASSES, weak(tags=[1]), config, head, 0)
+    assert told is not None and len(told.features) == 50
+    assert told.allowed[0].tolist() == [True, *(row == 1 for row in range(len(CLASSES.ids)))]
+    assert (told.targets[~told.allowed] == 0).all()
+    assert np.allclose(told.targets.sum(1), 1, atol=2e-3)
+    again = patches_of(world.evidence, world.text, CLASSES, weak(tags=[1]), config, head, 0)
+    assert again is not None and np.array_equal(again.features, told.features)
