@@ -186,6 +186,11 @@ class LabelConfig(Section):
     from_evidence: bool = Field(
         default=False, description="decide only, from evidence that is there; no model sees an image"
     )
+    publish_anyway: str | None = Field(
+        default=None,
+        description="publish again what a rollback took back, and of a night what the gate refuses, for this reason, "
+        "which is recorded",
+    )
     retry_quarantined: bool = Field(False, description="read again what is in quarantine for good")
     budget: Duration | None = Field(
         default=None, ge=0, description="stop observing after this time (2h, 30m, 90s), and publish what is done"
@@ -218,6 +223,13 @@ class LabelConfig(Section):
         if not {"clip", "sam"} <= set(labelers):
             raise ValueError("clip and sam make the evidence that everything is decided on: name both")
         return labelers
+
+    @field_validator("publish_anyway")
+    @classmethod
+    def _says_why(cls, reason: str | None) -> str | None:
+        if reason is not None and not reason.strip():
+            raise ValueError("say why: the reason is recorded with the snapshot")
+        return reason
 
     @property
     def students(self) -> list[str]:
