@@ -62,4 +62,6 @@ class Publisher:
     def __call__(self, proposal: Proposal) -> Published:
         labels, files = proposal.run.labels, proposal.decided.files
         self.confirm()
+        # It need not follow the snapshot that it was decided from: of two labels of an image the newer counts, whoever
+        # commits first, so a commit in between (where nothing can lock) loses nothing. A gate has to say `after`.
         return Published(labels.commit(files, proposal.metadata) if files else labels.version())
