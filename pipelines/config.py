@@ -14,6 +14,7 @@ from models.decide.config import DecideConfig
 from models.observe_config import HeatPromptConfig, ObserveConfig
 from pipelines import config_cli
 from pipelines.config_cli import UsageError
+from pipelines.config_schema import DURATION
 
 __all__ = ["LabelConfig", "UsageError", "config_digest", "parse"]
 
@@ -41,7 +42,7 @@ def _count(value: Any) -> Any:
     return float(match[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[match[2]]
 
 
-Duration = Annotated[float, BeforeValidator(_seconds), "DURATION"]
+Duration = Annotated[float, BeforeValidator(_seconds), DURATION]
 Count = Annotated[int, BeforeValidator(_count), "COUNT"]
 
 

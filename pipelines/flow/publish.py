@@ -72,6 +72,8 @@ class Publisher:
             return Published(labels.version())
         metadata = proposal.metadata | _reason(proposal)
         self.confirm()
+        # It need not follow the snapshot that it was decided from: of two labels of an image the newer counts, whoever
+        # commits first, so a commit in between (where nothing can lock) loses nothing. A gate has to say `after`.
         return Published(labels.commit(files, metadata))
 
 
