@@ -79,7 +79,7 @@ def _default(setting: Setting) -> str:
         return ""
     if isinstance(value, tuple | list):
         value = ",".join(map(str, value))
-    elif setting.kind == DURATION:
+    elif setting.kind == DURATION and not isinstance(value, str):
         value = setting.shown(value)
     elif isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
         value = f"{value:,}"

@@ -50,7 +50,7 @@ class CocoWriter(Writer):
         super().__init__(*given)
         self.needs_photographs = self.config.images == "copy"
         self.category_of = category_ids(self.snapshot)
-        self.lists: dict[str, Lists] = {}
+        self.written: dict[str, Lists] = {}
         self.left_out = 0
 
     def encode(self, item: Item) -> Any:
@@ -59,7 +59,7 @@ class CocoWriter(Writer):
         return [(self.category_of[part.class_id], *run_lengths(part, item.size)) for part in found], left_out
 
     def add(self, item: Item, encoded: Any) -> None:
-        lists = self.lists.setdefault(item.split, Lists())
+        lists = self.written.setdefault(item.split, Lists())
         lists.images.add(image_entry(item))
         drawn, left_out = encoded
         self.left_out += left_out
@@ -77,9 +77,9 @@ class CocoWriter(Writer):
             )
 
     def close(self) -> dict[str, Any]:
-        for split, lists in self.lists.items():
+        for split, lists in self.written.items():
             lists.write(self.target, f"annotations/instances_{split}.json", head(self.snapshot))
-        annotations = sum(lists.annotations.count for lists in self.lists.values())
+        annotations = sum(lists.annotations.count for lists in self.written.values())
         return {"annotations": annotations, "specks_left_out": self.left_out}
 
 
@@ -93,7 +93,7 @@ class PanopticWriter(Writer):
         super().__init__(*given)
         self.needs_photographs = self.config.images == "copy"
         self.category_of = category_ids(self.snapshot)
-        self.lists: dict[str, Lists] = {}
+        self.written: dict[str, Lists] = {}
         self.segments = self.left_out = 0
 
     def encode(self, item: Item) -> Any:
@@ -111,7 +111,7 @@ class PanopticWriter(Writer):
         return segments, left_out
 
     def add(self, item: Item, encoded: Any) -> None:
-        lists = self.lists.setdefault(item.split, Lists())
+        lists = self.written.setdefault(item.split, Lists())
         lists.images.add(image_entry(item))
         segments, left_out = encoded
         self.segments += len(segments)
@@ -123,7 +123,7 @@ class PanopticWriter(Writer):
         first = head(self.snapshot)
         thing = int(self.config.instances == "components")
         first["categories"] = [{**category, "isthing": thing} for category in first["categories"]]
-        for split, lists in self.lists.items():
+        for split, lists in self.written.items():
             lists.write(self.target, f"annotations/panoptic_{split}.json", first)
         return {"segments": self.segments, "specks_left_out": self.left_out}
 

@@ -185,12 +185,14 @@ def test_a_small_budget_costs_time_and_no_label() -> None:
 
 
 def test_what_images_have() -> None:
-    assert given([case(0)], CLASSES) == {"named"}
-    assert given([case(1)], CLASSES) == {"open", "unhinted"}
-    assert given([case(2)], CLASSES) == {"open", "hinted", "named", "points", "seeds"}
-    assert given([case(3)], CLASSES) == {"open", "hinted", "named", "boxes"}
-    assert given([case(4)], CLASSES) == {"open", "hinted", "noisy"}
-    assert given([case(0, (second("heat"), second("student")))], CLASSES) == {"named", "heat", "student"}
+    assert given([case(0)], CLASSES, WORLD.text) == {"named"}
+    assert given([case(1)], CLASSES, WORLD.text) == {"open", "unhinted"}
+    assert given([case(2)], CLASSES, WORLD.text) == {"open", "hinted", "named", "points", "seeds"}
+    assert given([case(3)], CLASSES, WORLD.text) == {"open", "hinted", "named", "boxes"}
+    assert given([case(4)], CLASSES, WORLD.text) == {"open", "hinted", "noisy"}
+    assert given([case(0, (second("heat"), second("student")))], CLASSES, WORLD.text) == {"named", "heat", "student"}
+    taught = dataclasses.replace(WORLD.text, head=some_head())
+    assert given([case(0)], CLASSES, taught) == {"named", "learned"}
 
 
 def test_mirroring_twice_is_the_image_itself() -> None:
