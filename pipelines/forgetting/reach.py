@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pipelines import storage
 from pipelines.corpus.base import kind
 from pipelines.forgetting.names import Names
+from pipelines.learned import FOLDER, cards
 from pipelines.tables.labels import LabelTable
 from pipelines.tracking_names import without_password
 from pipelines.training.record import RECORD, SUMMARY
@@ -152,6 +153,11 @@ def photographs(names: Names) -> list[str]:
 
 def remarks(output: str) -> list[str]:
     told = ["copies that were made outside of the output: exports, backups, what people downloaded"]
+    if heads := cards(output):
+        told.append(
+            f"{storage.join(output, FOLDER)}: {len(heads)} heads that the features of up to {heads[0].images:,} images "
+            "were averaged into, perhaps this one's (delete the folder, and the next run fits anew and decides anew)"
+        )
     if "://" in output:
         told.append("older versions of the objects, where the bucket keeps versions: expire them")
     return told

@@ -20,6 +20,7 @@ from pipelines import weak as weak_labels
 from pipelines.config import LabelConfig, UsageError
 from pipelines.evaluation.runs import PastRun
 from pipelines.flow.job import label_corpus
+from pipelines.forgetting.reach import remarks
 from pipelines.learned import cards, load_head
 from pipelines.tables.labels import LabelTable
 from pipelines.tables.pictures import read_png
@@ -121,6 +122,14 @@ def test_another_output_uses_what_was_learned_if_it_fits(place: Place) -> None:
         place.label("third", "cat, dog", use=str(place.folder / "out"))
     with pytest.raises(UsageError, match=r"--learn.use: nothing was learned in"):
         place.label("fourth", use=str(place.folder / "corpus"))
+
+
+def test_forgetting_says_that_it_may_know_the_image(place: Place) -> None:
+    place.grow(TAGGED)
+    place.label("none", enabled=False)
+    assert not [line for line in remarks(str(place.folder / "none")) if "learned" in line]
+    place.label()
+    assert any(f"up to {TAGGED} images" in line for line in remarks(str(place.folder / "out")))
 
 
 def test_a_changed_head_is_not_used(place: Place) -> None:
