@@ -87,8 +87,7 @@ def look(
     share = np.where(must, 1.0, likely[rows] ** config.presence_power).astype(np.float32)
     raw = resize_maps(_heat(evidence, text, scores[rows], words, rows, config), frame.size)
     refined = normalise(propagate(raw, frame.flow, config.par_iterations, config.par_strength)) * share[:, None, None]
-    learned = _is_learned(text, config)
-    return Scene(frame, evidence, classes, weak, config, rows, must, refined, scores.argmax(0), learned)
+    return Scene(frame, evidence, classes, weak, config, rows, must, refined, scores.argmax(0))
 
 
 def _heat(
@@ -96,14 +95,10 @@ def _heat(
 ) -> Maps:
     """Heat on the patch grid, float32 [K, h, w], 0..1: of the text, or of what the corpus taught where it did."""
     told = heat(scores, words, config)
-    if text.head is None or not _is_learned(text, config):
+    if text.head is None or config.head_weight == 0:
         return told
     share = np.float32(config.head_weight)
     return (1 - share) * told + share * head_heat(text.head, evidence.features, rows, told, config.head_temperature)
-
-
-def _is_learned(text: TextBank, config: DecideConfig) -> bool:
-    return text.head is not None and config.head_weight > 0
 
 
 def draw(scene: Scene, config: DecideConfig, of_classes: Sequence[ClassMasks] = ()) -> Label:

@@ -39,7 +39,7 @@ class Scene:
 
     rows: intp [K], the class rows that take part; must: bool [K], which of them have to appear.
     heat: float32 [K, h, w], their refined heat, 0..1. best_rows: intp [fh, fw], the class row with the best score in
-    each patch, whether it takes part or not. learned: whether what the corpus taught is in the heat.
+    each patch, whether it takes part or not.
     """
 
     frame: Frame
@@ -51,7 +51,6 @@ class Scene:
     must: npt.NDArray[np.bool_]
     heat: Maps
     best_rows: npt.NDArray[np.intp]
-    learned: bool = False
 
     @property
     def full(self) -> tuple[int, int]:
@@ -64,9 +63,7 @@ class Scene:
     @property
     def floor(self) -> float | None:
         """Strength below which there is background; None for class sets that have none."""
-        config = self.config
-        floor = config.background_threshold_learned if self.learned else config.background_threshold
-        return None if self.classes.background_id is None else floor
+        return None if self.classes.background_id is None else self.config.background_threshold
 
     @property
     def guide(self) -> Maps:
