@@ -90,7 +90,8 @@ def affinities(features: Sequence[Floats], weights: Sequence[Floats]) -> list[Fl
             sums[this] += (cosines * weights[other].reshape(1, -1)).max(1)
             sums[other] += (cosines * weights[this].reshape(-1, 1)).max(0)
     others = max(len(flat) - 1, 1)
-    return [(total / others).reshape(image.shape[:2]) for total, image in zip(sums, features, strict=True)]
+    pairs = zip(sums, features, strict=True)
+    return [np.asarray(total / others, np.float32).reshape(image.shape[:2]) for total, image in pairs]
 
 
 def reference(

@@ -79,7 +79,7 @@ class Moments:
         features, targets, allowed = chunk
         values = np.asarray(features, np.float64)
         mass = np.where(allowed, targets, 0).sum(0, dtype=np.float64)
-        return cls(len(values), values.sum(0), (values * values).sum(0), mass, allowed.any(0))
+        return cls(len(values), values.sum(0), (values * values).sum(0), mass, np.asarray(allowed.any(0)))
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(
@@ -129,7 +129,7 @@ def fit_head(
 def fit_head_stream(chunks: Chunks, config: HeadConfig, images: npt.NDArray[np.integer] | None = None) -> Head:
     """Fit on patches that are read chunk by chunk, once for their moments and once an epoch.
 
-    images: int [C], how many images each class is known to be in; None: every class that is allowed anywhere has a row.
+    images: int [C], in how many images each class is known to be; None: all classes that are allowed anywhere.
     A class without a row is learnt as nothing: its share of a patch's target weighs that patch down.
     The same chunks and seed give the same head. Raises ValueError where there is nothing to learn from.
     """
