@@ -27,7 +27,8 @@ class BiasConfig:
     parts: clusters of a class's region in one image. background_parts: clusters of an image's background. bank: the
     centroids that are kept of backgrounds, class_bank: of the regions of each class. votes: nearest centroids of a bank
     that its closeness is the mean over. margin: how much closer to the class than to backgrounds a part must be to stay
-    (cosine). floor: closeness to backgrounds from which a part is suspected at all. hot: share of a heat map's maximum
+    (cosine); what is under the class in every image is as close to both, and only goes with more than 0, which costs
+    good parts of labels that have no such bias. floor: closeness to backgrounds from which a part is suspected at all. hot: share of a heat map's maximum
     above which it is the class's region. max_share: where more than this share of the region would go, nothing does.
     min_images: images with and without the class that are needed.
     """
@@ -37,7 +38,7 @@ class BiasConfig:
     bank: int = 4096
     class_bank: int = 512
     votes: int = 5
-    margin: float = 0.05
+    margin: float = 0.0
     floor: float = 0.5
     hot: float = 0.4
     max_share: float = 0.6

@@ -36,10 +36,12 @@ class CosegmentConfig:
 
 @dataclass(frozen=True)
 class Reference:
-    """embedding: float32 [D], unit norm. seeds: intp [n], each image's seed as an index into its patches, row by row.
-    support: float32 [n], 0..1, how well the seed is matched in the other images."""
+    """embedding: float32 [D], unit norm. mean: float32 [D], what was taken off all features before they were compared.
+    seeds: intp [n], each image's seed as an index into its patches, row by row. support: float32 [n], 0..1, how well
+    the seed is matched in the other images."""
 
     embedding: Floats
+    mean: Floats
     seeds: npt.NDArray[np.intp]
     support: Floats
 
@@ -95,28 +97,36 @@ def affinities(features: Sequence[Floats], weights: Sequence[Floats]) -> list[Fl
 
 
 def reference(
-    features: Sequence[Floats], text_scores: Sequence[Floats], context: Floats, config: CosegmentConfig
+    features: Sequence[Floats],
+    text_scores: Sequence[Floats],
+    context: Floats,
+    config: CosegmentConfig,
+    mean: Floats | None = None,
 ) -> Reference:
     """What a class looks like, from the n images that its name retrieved.
 
     features: n arrays float [h, w, D]. text_scores: n arrays float [h, w], cosines of the patches with the class's
-    text. context: float32 [M, D], from `context_of`. Of a lone image the patch that text and context favour is taken.
+    text. context: float32 [M, D], from `context_of`. mean: float32 [D], the mean of the corpus's unit features: CLIP's
+    have so much in common that any two patches are alike until it is taken off; None takes nothing off. Of a lone image
+    the patch that text and context favour is taken.
     Raises ValueError without an image.
     """
     if not features:
         raise ValueError("a reference needs at least one image")
     pairs = zip(features, text_scores, strict=True)
     weights = [attention(scores, config) * not_context(image, context, config) for image, scores in pairs]
-    matched = affinities(features, weights) if len(features) > 1 else weights
+    mean = np.zeros(features[0].shape[-1], np.float32) if mean is None else mean
+    looks = [unit(image) - mean for image in features]
+    matched = affinities(looks, weights) if len(features) > 1 else weights
     seeds = np.array([int(values.argmax()) for values in matched], np.intp)
     support = np.array([values.max() for values in matched], np.float32)
-    seeded = np.stack([image.reshape(-1, image.shape[-1])[seed] for image, seed in zip(features, seeds, strict=True)])
-    return Reference(unit(unit(seeded).mean(0)), seeds, support)
+    seeded = np.stack([look.reshape(-1, look.shape[-1])[seed] for look, seed in zip(looks, seeds, strict=True)])
+    return Reference(unit(unit(seeded).mean(0)), mean, seeds, support)
 
 
 def apply(features: Floats, reference: Reference, text_scores: Floats, config: CosegmentConfig) -> Floats:
     """How much each patch of an image looks like a class, by its reference and its text: float32 [h, w], 0..1."""
-    cosine = unit(features) @ reference.embedding
+    cosine = unit(unit(features) - reference.mean) @ reference.embedding
     seen = _sigmoid(config.reference_scale * (cosine - config.reference_centre))
     return np.asarray(seen * attention(text_scores, config), np.float32)
 

@@ -132,6 +132,22 @@ def test_a_reference_is_what_the_images_share_even_if_its_name_is_vague() -> Non
     assert heat[4:].mean() > 2 * heat[:4].mean() and heat.min() >= 0 and heat.max() <= 1
 
 
+def test_what_all_patches_share_does_not_hide_what_they_differ_in() -> None:
+    rng = np.random.default_rng(0)
+    shared = 4 * np.eye(DEPTH, dtype=np.float32)[9]
+    images = [noisy(rng, [look, CAR]) + 3 * shared for look in (SKY, TREE, CAT, SOFA)]
+    scores = [unit(image) @ CAR for image in images]
+    nothing, mean = np.zeros((0, DEPTH), np.float32), np.mean([unit(image).mean((0, 1)) for image in images], 0)
+    plain = cosegment.reference(images, scores, nothing, COSEGMENT)
+    centred = cosegment.reference(images, scores, nothing, COSEGMENT, mean)
+
+    def contrast(found: cosegment.Reference) -> float:
+        heat = cosegment.apply(images[0], found, scores[0], COSEGMENT)
+        return float(heat[4:].mean() / heat[:4].mean())
+
+    assert contrast(centred) > 5 * contrast(plain)
+
+
 def test_images_without_the_class_lower_its_affinity() -> None:
     rng = np.random.default_rng(0)
     layouts = [[SKY, CAR], [TREE, CAR], [CAT, CAR]]
@@ -190,7 +206,7 @@ def test_what_is_in_every_image_counts_more_than_what_is_in_one() -> None:
 
 # Bias.
 
-BIAS = bias.BiasConfig()
+BIAS = bias.BiasConfig(margin=0.05)
 
 
 def street(seed: int, car: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
