@@ -28,9 +28,9 @@ class BiasConfig:
     centroids that are kept of backgrounds, class_bank: of the regions of each class. votes: nearest centroids of a bank
     that its closeness is the mean over. margin: how much closer to the class than to backgrounds a part must be to stay
     (cosine); what is under the class in every image is as close to both, and only goes with more than 0, which costs
-    good parts of labels that have no such bias. floor: closeness to backgrounds from which a part is suspected at all. hot: share of a heat map's maximum
-    above which it is the class's region. max_share: where more than this share of the region would go, nothing does.
-    min_images: images with and without the class that are needed.
+    good parts of labels that have no such bias. floor: closeness to backgrounds from which a part is suspected at all.
+    hot: share of a heat map's maximum above which it is the class's region. max_share: where more than this share of
+    the region would go, nothing does. min_images: images with and without the class that are needed.
     """
 
     parts: int = 6
