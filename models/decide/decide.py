@@ -13,6 +13,7 @@ import numpy.typing as npt
 from models.class_masks import ClassMasks
 from models.decide import boxes as box_rules
 from models.decide import confidence as conf
+from models.decide import patches as patch_rules
 from models.decide import seeds as seed_rules
 from models.decide.config import DecideConfig
 from models.decide.finish import finish
@@ -84,7 +85,10 @@ def look(
         must |= weak.present[rows]
     # How high the heat of each class may go: all the way for classes that are known to be there.
     share = np.where(must, 1.0, likely[rows] ** config.presence_power).astype(np.float32)
-    raw = resize_maps(heat(scores[rows], words, config), frame.size)
+    hot = heat(scores[rows], words, config)
+    if patch_rules.any_asked(config):
+        hot = patch_rules.refine_on_patches(hot, rows, frame, evidence, classes, weak, config)
+    raw = resize_maps(hot, frame.size)
     refined = normalise(propagate(raw, frame.flow, config.par_iterations, config.par_strength)) * share[:, None, None]
     return Scene(frame, evidence, classes, weak, config, rows, must, refined, scores.argmax(0))
 
