@@ -123,6 +123,6 @@ class HeatPromptConfig:
     )
     feed_logit: bool = _option(
         False,
-        "iterations > 1: SAM also sees its last answer as a mask prompt. For official SAM weights; the pocket SAM never "
-        "learned from mask prompts.",
+        "iterations > 1: SAM also sees its last answer as a mask prompt. For official SAM weights: the pocket SAM "
+        "never learned from mask prompts.",
     )

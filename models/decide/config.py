@@ -135,18 +135,25 @@ class DecideConfig:
         0.0, "share of the heat that is sent through an affinity between patches (0: off)", 0.0, 1.0, part="scene"
     )
     affinity_source: Literal["features", "color", "masks"] = _setting(
-        "features", "affinity_strength > 0: what makes patches alike: CLIP features, colours, masks of the bank",
+        "features",
+        "affinity_strength > 0: what makes patches alike: CLIP features, colours, masks of the bank",
         part="scene",
     )
     affinity_power: int = _setting(
         2, "affinity_strength > 0: how many steps heat walks along the affinity", 1, 8, part="scene"
     )
     mumford_shah_steps: int = _setting(
-        0, "turns of prototypes and masks that make the heat piecewise constant in features (0: off)", 0, 20,
+        0,
+        "turns of prototypes and masks that make the heat piecewise constant in features (0: off)",
+        0,
+        20,
         part="scene",
     )
     responsibility_weight: float = _setting(
-        0.0, "share of likeness to the hottest or marked patches of each class in the heat (0: off)", 0.0, 1.0,
+        0.0,
+        "share of likeness to the hottest or marked patches of each class in the heat (0: off)",
+        0.0,
+        1.0,
         part="scene",
     )
     guided_strength: float = _setting(

@@ -66,9 +66,7 @@ def _piecewise(heat: Maps, floor: float | None, frame: Frame, evidence: Evidence
     start = np.exp((stacked - stacked.max(0)) / np.float32(START_TEMPERATURE))
     start /= start.sum(0)
     smoother = patch_affinity(frame, evidence, "color")
-    masks, _ = mumford_shah(
-        evidence.features, start, smoother, MumfordShahConfig(steps=config.mumford_shah_steps)
-    )
+    masks, _ = mumford_shah(evidence.features, start, smoother, MumfordShahConfig(steps=config.mumford_shah_steps))
     return normalise(masks[: len(heat)])
 
 

@@ -94,8 +94,8 @@ class Affinity:
         """Symmetric and doubly stochastic: rows and columns sum to 1.
 
         The affinity is averaged with its transpose, then scaled by one diagonal from both sides (Knight, Ruiz and
-        Ucar, 2014), which keeps it symmetric in every round, as scaling rows and columns in turn does not. What `rounds`
-        leave unbalanced stays where it is, on the diagonal; a place that nothing flows to keeps its own value.
+        Ucar, 2014), which keeps it symmetric in every round, as scaling rows and columns in turn does not. What
+        `rounds` leave unbalanced stays where it is, on the diagonal; a place that nothing flows to keeps its value.
         """
         matrix = self._multiplied()
         matrix = (matrix + matrix.T) * np.float32(0.5)

@@ -14,9 +14,7 @@ from models.losses.prototypes import PrototypeField
 Maps = npt.NDArray[np.float32]
 
 
-def responsibilities(
-    features: Maps, seeds: npt.NDArray[np.integer], num_classes: int, sigma: float = 0.5
-) -> Maps:
+def responsibilities(features: Maps, seeds: npt.NDArray[np.integer], num_classes: int, sigma: float = 0.5) -> Maps:
     """exp(-d^2 / (2 sigma^2)) of every place to each class's centre, float32 [C, h, w], 0..1.
 
     d is the mean absolute difference of features to the mean feature of the class's marks, in units of the features'

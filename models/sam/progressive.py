@@ -1,9 +1,9 @@
 """SAM asked about a class again and again, each time where its last answer and the heat agree: GenSAM (2023).
 
-GenSAM darkens the picture by the heat map before the next round, so that SAM's encoder runs every time. Here the image
-embedding is kept and the *heat* is darkened by SAM's answer instead: what the answer leaves out prompts less in the next
-round. A round then costs a few milliseconds of SAM's decoder. No answer is trusted for being the last: the one nearest
-to the mean of all is taken, whole.
+GenSAM darkens the picture by the heat map before the next round, so that SAM's encoder runs every time. Here the
+picture is not encoded again: its embedding is kept, and the *heat* is darkened by SAM's answer instead, so that what the
+answer leaves out prompts less in the next round. A round then costs a few milliseconds of SAM's decoder. No answer is
+trusted for being the last: the one nearest to the mean of all is taken, whole.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,11 @@ def ask_by_heat(
 
 
 def progressive(
-    observer: SamObserver, inputs: Sequence[SamInput], embeddings: Tensor, heat: Sequence[Heat], config: HeatPromptConfig
+    observer: SamObserver,
+    inputs: Sequence[SamInput],
+    embeddings: Tensor,
+    heat: Sequence[Heat],
+    config: HeatPromptConfig,
 ) -> list[tuple[MaskBank, npt.NDArray[np.int32]]]:
     """`ask_by_heat` for pictures whose embeddings, float [B, C, h, w], are known; deterministic."""
     asking = [[_Asking(one) for one in maps] for maps in heat]

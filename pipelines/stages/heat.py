@@ -67,7 +67,9 @@ class HeatStage(ModelStage):
     def forward(self, prepared: list[Any]) -> Any:
         from models.sam.progressive import ask_by_heat
 
-        answers = ask_by_heat(self.sam, [one for one, _, _ in prepared], [heat for _, heat, _ in prepared], self.config.heat)
+        answers = ask_by_heat(
+            self.sam, [one for one, _, _ in prepared], [heat for _, heat, _ in prepared], self.config.heat
+        )
         ids = [ids for _, _, ids in prepared]
         return [ClassMasks(bank, own[of]) for (bank, of), own in zip(answers, ids, strict=True)]
 

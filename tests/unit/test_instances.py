@@ -27,7 +27,7 @@ def test_two_thresholds_part_what_one_merges_and_cover_what_one_cuts():
     assert (boxes[:, 2:] - boxes[:, :2]).mean() > 1.5 * (narrow[:, 2:] - narrow[:, :2]).mean()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 999), st.floats(0.1, 0.6), st.floats(0, 0.4))
 def test_as_many_instances_as_high_components(height, width, seed, low, more):
     heat = ndimage.gaussian_filter(np.random.default_rng(seed).random((height, width)), 1).astype(np.float32)
@@ -43,9 +43,7 @@ def test_as_many_instances_as_high_components(height, width, seed, low, more):
         assert ndimage.label(mine)[1] == 1
         assert len(np.unique(parts[mine & (parts > 0)])) == 1
         rows, columns = np.nonzero(mine)
-        np.testing.assert_array_equal(
-            boxes[number - 1], [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        )
+        np.testing.assert_array_equal(boxes[number - 1], [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     again, _ = dual_threshold(heat, high, low)
     np.testing.assert_array_equal(boxes, again)
 
@@ -57,7 +55,7 @@ def test_a_warm_place_without_a_hot_one_is_no_instance_and_thresholds_have_an_or
         dual_threshold(np.zeros((2, 2), np.float32), 0.2, 0.3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 9999), st.integers(0, 8), st.booleans(), st.booleans())
 def test_every_pixel_has_an_instance_of_its_class_and_points_keep_theirs(seed, count, complete, edges):
     rng = np.random.default_rng(seed)

@@ -95,9 +95,7 @@ def test_each_source_says_what_it_is_about():
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.integers(0, 99), st.integers(1, 4), st.floats(0.02, 2.0), st.floats(0, 3.0), st.floats(0, 1.0), st.booleans()
-)
+@given(st.integers(0, 99), st.integers(1, 4), st.floats(0.02, 2.0), st.floats(0, 3.0), st.floats(0, 1.0), st.booleans())
 def test_mumford_shah_energy_never_rises(seed, count, temperature, smoothness, anchor, by_color):
     rng = np.random.default_rng(seed)
     start = rng.random((count, *SIZE), np.float32) + 0.01
@@ -145,7 +143,7 @@ def test_one_mark_a_class_recovers_the_partition(scale):
     given = responsibilities(field.astype(np.float32), seeds, 4)
     np.testing.assert_array_equal(given[:3].argmax(0), truth)
     assert (given[3] == 0).all(), "limited to the classes that have marks"
-    assert 0 <= given.min() and given.max() <= 1
+    assert given.min() >= 0 and given.max() <= 1
     np.testing.assert_allclose(shares(given).sum(0), 1, atol=1e-4)
 
 
@@ -186,7 +184,7 @@ def test_each_refiner_keeps_a_good_label_good_and_changes_the_heat(name):
     for classes in (CLASSES, replace(CLASSES, background_id=None)):
         out = refine_on_patches(heat, rows, frame, WORLD.evidence, classes, weak(), config)
         assert out.shape == heat.shape and out.dtype == np.float32
-        assert 0 <= out.min() and out.max() <= 1 + 1e-6 and not np.allclose(out, heat, atol=1e-2)
+        assert out.min() >= 0 and out.max() <= 1 + 1e-6 and not np.allclose(out, heat, atol=1e-2)
     for count in (0, 1):
         empty = np.zeros((count, *heat.shape[1:]), np.float32)
         out = refine_on_patches(empty, rows[:count], frame, WORLD.evidence, CLASSES, weak(), config)
