@@ -1,9 +1,9 @@
 """SAM asked about a class again and again, each time where its last answer and the heat agree: GenSAM (2023).
 
 GenSAM darkens the picture by the heat map before the next round, so that SAM's encoder runs every time. Here the
-picture is not encoded again: its embedding is kept, and the *heat* is darkened by SAM's answer instead, so that what the
-answer leaves out prompts less in the next round. A round then costs a few milliseconds of SAM's decoder. No answer is
-trusted for being the last: the one nearest to the mean of all is taken, whole.
+picture is not encoded again: its embedding is kept, and the *heat* is darkened by SAM's answer instead, so that what
+the answer leaves out prompts less in the next round. A round then costs a few milliseconds of SAM's decoder. No answer
+is trusted for being the last: the one nearest to the mean of all is taken, whole.
 """
 
 from collections.abc import Sequence
