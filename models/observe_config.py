@@ -114,3 +114,15 @@ class HeatPromptConfig:
     margin: float = _option(0.0, "Boxes grow by this share of their size on every side.", 0.0, 0.5)
     points: int = _option(3, "Object points of a component, and as many of the background.", 1, 20)
     max_components: int = _option(8, "Components of a class that are prompted, the largest first.", 1, 64)
+    iterations: int = _option(
+        1,
+        "How often SAM is asked about a class (GenSAM): each answer weighs the heat for the next one, and the answer "
+        "nearest to the mean of all is taken. 1: once.",
+        1,
+        16,
+    )
+    feed_logit: bool = _option(
+        False,
+        "iterations > 1: SAM also sees its last answer as a mask prompt. For official SAM weights: the pocket SAM "
+        "never learned from mask prompts.",
+    )

@@ -145,6 +145,32 @@ class DecideConfig:
     par_position_weight: float = _setting(
         0.01, "w2: weight of the position term of the refinement", 0.0, 0.5, part="frame"
     )
+    # Refinement of the heat on the patch grid (models/decide/patches.py), before it is enlarged
+    affinity_strength: float = _setting(
+        0.0, "share of the heat that is sent through an affinity between patches (0: off)", 0.0, 1.0, part="scene"
+    )
+    affinity_source: Literal["features", "color", "masks"] = _setting(
+        "features",
+        "affinity_strength > 0: what makes patches alike: CLIP features, colours, masks of the bank",
+        part="scene",
+    )
+    affinity_power: int = _setting(
+        2, "affinity_strength > 0: how many steps heat walks along the affinity", 1, 8, part="scene"
+    )
+    mumford_shah_steps: int = _setting(
+        0,
+        "turns of prototypes and masks that make the heat piecewise constant in features (0: off)",
+        0,
+        20,
+        part="scene",
+    )
+    responsibility_weight: float = _setting(
+        0.0,
+        "share of likeness to the hottest or marked patches of each class in the heat (0: off)",
+        0.0,
+        1.0,
+        part="scene",
+    )
     guided_strength: float = _setting(
         0.5, "share of the edge-aware filter in the upsampled map (0: bilinear)", 0.0, 1.0
     )

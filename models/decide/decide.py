@@ -14,6 +14,7 @@ from models.class_masks import ClassMasks
 from models.corpus.head import head_heat
 from models.decide import boxes as box_rules
 from models.decide import confidence as conf
+from models.decide import patches as patch_rules
 from models.decide import seeds as seed_rules
 from models.decide.config import DecideConfig
 from models.decide.finish import finish
@@ -85,7 +86,10 @@ def look(
         must |= weak.present[rows]
     # How high the heat of each class may go: all the way for classes that are known to be there.
     share = np.where(must, 1.0, likely[rows] ** config.presence_power).astype(np.float32)
-    raw = resize_maps(_heat(evidence, text, scores[rows], words, rows, config), frame.size)
+    hot = _heat(evidence, text, scores[rows], words, rows, config)
+    if patch_rules.any_asked(config):
+        hot = patch_rules.refine_on_patches(hot, rows, frame, evidence, classes, weak, config)
+    raw = resize_maps(hot, frame.size)
     refined = normalise(propagate(raw, frame.flow, config.par_iterations, config.par_strength)) * share[:, None, None]
     return Scene(frame, evidence, classes, weak, config, rows, must, refined, scores.argmax(0))
 

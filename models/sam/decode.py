@@ -43,13 +43,15 @@ def embed_prompts(sam: Sam, prompts: Prompts, input_size: tuple[int, int]) -> li
     return groups
 
 
-def decode(sam: Sam, embeddings: Tensor, image_of: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """`MaskDecoder.predict_masks` for prompts that belong to different pictures, without mask prompts.
+def decode(
+    sam: Sam, embeddings: Tensor, image_of: Tensor, tokens: Tensor, masks: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`MaskDecoder.predict_masks` for prompts that belong to different pictures.
 
     Args:
         embeddings: float [B, C, h, w], of the pictures.
         image_of: int64 [N], the picture of each prompt.
-        tokens: float [N, T, C], sparse prompt tokens.
+        tokens: float [N, T, C], sparse prompt tokens. masks: float [N, 4h, 4w], logits of earlier answers as prompts.
 
     Returns:
         logits float [N, 4, 4h, 4w] (0 is the single mask, 1..3 the alternatives), predicted IoU float [N, 4].
@@ -57,9 +59,13 @@ def decode(sam: Sam, embeddings: Tensor, image_of: Tensor, tokens: Tensor) -> tu
     decoder = sam.mask_decoder
     n = len(tokens)
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(n, -1, -1)
-    no_mask = sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+    if masks is None:
+        no_mask = sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        pictures = (embeddings + no_mask)[image_of]
+    else:
+        pictures = embeddings[image_of] + sam.prompt_encoder.mask_downscaling(masks[:, None])
     position = sam.prompt_encoder.get_dense_pe().expand(n, -1, -1, -1)
-    state, source = decoder.transformer((embeddings + no_mask)[image_of], position, torch.cat([own, tokens], dim=1))
+    state, source = decoder.transformer(pictures, position, torch.cat([own, tokens], dim=1))
     height, width = embeddings.shape[-2:]
     upscaled = decoder.output_upscaling(source.transpose(1, 2).unflatten(2, (height, width)))
     kernels = torch.stack([mlp(state[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)

@@ -15,7 +15,7 @@ from models.prompts.components import component_boxes
 from models.prompts.distance import distance_points
 from models.prompts.heatmap import heatmap_points
 from models.sam.bank import to_frame
-from models.sam.observer import SamInput, SamObserver
+from models.sam.observer import Decoded, SamInput, SamObserver
 from models.sam.prompts import Prompts
 
 Heat = npt.NDArray[np.float32]
@@ -69,15 +69,21 @@ def heat_masks(
         For each picture one mask a prompt, in their order, source "heat"; and int32 [M], which class asked for it.
     """
     decoded = observer.decode_prompts(inputs, [Prompts.concat(list(of_classes)) for of_classes in asked])
-    answers = []
-    for of_classes, answer in zip(asked, decoded, strict=True):
-        probs, stability = to_frame(answer.logits[:, 0], answer.valid, observer.config)
-        bank = MaskBank(
-            probs,
-            answer.iou[:, 0].clamp(0, 1).cpu().numpy(),
-            stability.cpu().numpy(),
-            np.full(len(probs), HEAT, np.uint8),
-        )
-        counts = [len(one) for one in of_classes]
-        answers.append((bank, np.repeat(np.arange(len(counts), dtype=np.int32), counts)))
-    return answers
+    return [
+        answer_bank(observer, answer, [len(one) for one in of_classes])
+        for of_classes, answer in zip(asked, decoded, strict=True)
+    ]
+
+
+def answer_bank(
+    observer: SamObserver, answer: Decoded, counts: Sequence[int]
+) -> tuple[MaskBank, npt.NDArray[np.int32]]:
+    """The single masks of a picture's answers, and which class asked for each; counts: prompts of each class."""
+    probs, stability = to_frame(answer.logits[:, 0], answer.valid, observer.config)
+    bank = MaskBank(
+        probs,
+        answer.iou[:, 0].clamp(0, 1).cpu().numpy(),
+        stability.cpu().numpy(),
+        np.full(len(probs), HEAT, np.uint8),
+    )
+    return bank, np.repeat(np.arange(len(counts), dtype=np.int32), counts)

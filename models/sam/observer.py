@@ -108,8 +108,17 @@ class SamObserver:
         with autocast(self.device, self.dtype):
             return self.sam.image_encoder(pixels).float()
 
-    def decode(self, inputs: Sequence[SamInput], embeddings: Tensor, prompts: Sequence[Prompts]) -> list[Decoded]:
-        """Answers to the prompts of all pictures; prompts with as many tokens share a pass, whoever's they are."""
+    def decode(
+        self,
+        inputs: Sequence[SamInput],
+        embeddings: Tensor,
+        prompts: Sequence[Prompts],
+        masks: Sequence[Tensor] | None = None,
+    ) -> list[Decoded]:
+        """Answers to the prompts of all pictures; prompts with as many tokens share a pass, whoever's they are.
+
+        masks: for each picture float [N, m, m], logits of earlier answers that its prompts come with.
+        """
         side = embeddings.shape[-1] * 4
         answers = [self._empty(one, len(asked), side) for one, asked in zip(inputs, prompts, strict=True)]
         groups: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
@@ -124,8 +133,10 @@ class SamObserver:
             tokens = torch.cat([tokens for _, _, tokens in parts])
             for start in range(0, len(rows), limit):
                 part = slice(start, start + limit)
+                whose = zip(picture_of[part].tolist(), rows[part].tolist(), strict=True)
+                given = None if masks is None else torch.stack([masks[picture][row] for picture, row in whose])
                 with autocast(self.device, self.dtype):
-                    logits, iou = decode(self.sam, embeddings, picture_of[part].to(self.device), tokens[part])
+                    logits, iou = decode(self.sam, embeddings, picture_of[part].to(self.device), tokens[part], given)
                 for picture in picture_of[part].unique().tolist():
                     mine = picture_of[part] == picture
                     answers[picture].logits[rows[part][mine]] = logits[mine].float()

@@ -56,21 +56,20 @@ class HeatStage(ModelStage):
         return f"[{json.dumps(shard)},{json.dumps(evidence_key)},{weak or '{}'}]"
 
     def prepare(self, record: Record) -> Any:
-        from models.sam.heat_prompts import heat_prompts
-
         shard, key, said = json.loads(record["hints"])
         [stored] = self.config.store.read([(shard, key)])
         seen = evidence.decode(stored)
         weak, _ = weak_labels.validate(said, self.config.classes, (seen.height, seen.width))
         arrays = weak_labels.to_arrays(weak, self.config.classes, seen.height, seen.width)
         rows, heat = heat_to_ask(seen, self.config.text, self.classes, arrays, TEXT_MATCH)
-        prompts = [heat_prompts(one, self.config.heat) for one in heat]
-        return self.sam.prepare(record["picture"]), prompts, self.classes.ids[rows]
+        return self.sam.prepare(record["picture"]), heat, self.classes.ids[rows]
 
     def forward(self, prepared: list[Any]) -> Any:
-        from models.sam.heat_prompts import heat_masks
+        from models.sam.progressive import ask_by_heat
 
-        answers = heat_masks(self.sam, [one for one, _, _ in prepared], [prompts for _, prompts, _ in prepared])
+        answers = ask_by_heat(
+            self.sam, [one for one, _, _ in prepared], [heat for _, heat, _ in prepared], self.config.heat
+        )
         ids = [ids for _, _, ids in prepared]
         return [ClassMasks(bank, own[of]) for (bank, of), own in zip(answers, ids, strict=True)]
 

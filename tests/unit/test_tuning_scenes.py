@@ -20,6 +20,8 @@ from tuning.scoring import Scenes, count, count_all, fields_of, mirror_case
 
 WORLD = make_world()
 SOFTMAX = DecideConfig(heat_scale="softmax", keep_policy="fixed")
+# What a field refines is off by default.
+ASKED = {name: {"affinity_strength": 1.0} for name in ("affinity_source", "affinity_power")}
 PARTIAL = np.full(WORLD.truth.shape, -1, np.int32)
 PARTIAL[5:15, 5:15] = 0
 NOISY = np.where(WORLD.truth == 2, 2, -1).astype(np.int32)
@@ -67,7 +69,12 @@ def other_value(name: str) -> Any:
     if name == "par_dilations":
         return (1, 3)
     if "range" not in field.metadata:
-        return {"similarity": "cosine", "heat_scale": "minmax", "keep_policy": "fixed"}[name]
+        return {
+            "similarity": "cosine",
+            "heat_scale": "minmax",
+            "keep_policy": "fixed",
+            "affinity_source": "masks",
+        }[name]
     special = {"presence_threshold": 0.05, "presence_threshold_hinted": 0.05, "presence_max_classes": 1, "mask_top": 1}
     if name in special:
         return special[name]
@@ -120,7 +127,7 @@ ALL_FIELDS = [(part, name) for part in ("frame", "scene", "map", "keep") for nam
 
 @pytest.mark.parametrize(("part", "name"), ALL_FIELDS)
 def test_each_field_is_first_read_by_the_step_that_it_names(part: str, name: str) -> None:
-    base = SOFTMAX if name in ("softmax_temperature", "keep_threshold") else DecideConfig()
+    base = SOFTMAX if name in ("softmax_temperature", "keep_threshold") else DecideConfig(**ASKED.get(name, {}))
     changed = dataclasses.replace(base, **{name: other_value(name)})
     head = some_head() if field_needs(name) == "learned" else None
     reflected = False
