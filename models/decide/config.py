@@ -236,6 +236,12 @@ class DecideConfig:
     dynamic_high: float = _setting(
         0.8, "keep_policy=dynamic: highest threshold", 0.0, 1.0, part="keep", when=("keep_policy", "dynamic")
     )
+    # Calibration of the confidence (models/decide/calibrate.py)
+    confidence_table: tuple[float, ...] = _setting(
+        (),
+        "what a confidence becomes, at equal steps from 0 to 1: numbers that rise within 0..1 (empty: as it is)",
+        part="keep",
+    )
 
 
 HEAT_ONLY: dict[str, object] = {

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.decide import confidence as conf
+from models.decide.calibrate import apply_table
 from models.decide.fuse import Votes
 from models.decide.guarantees import appear, clear_outside_boxes, keep_inside_boxes
 from models.decide.scene import Scene
@@ -24,6 +25,7 @@ def finish(scene: Scene, strength: Maps, votes: Votes, disagreement: float) -> L
     middle = config.confidence_middle if floor is not None else None
     here = conf.winners(strength, floor)
     probability = conf.probability_of_winner(strength, here, middle, config.confidence_temperature)
+    probability = apply_table(probability, config.confidence_table)
     won = here if here.shape == scene.full else winners_at(strength, floor, scene.full)
     clear_outside_boxes(won, scene)
     appear(won, strength, scene)
