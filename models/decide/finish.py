@@ -25,12 +25,11 @@ def finish(scene: Scene, strength: Maps, votes: Votes, disagreement: float) -> L
     middle = config.confidence_middle if floor is not None else None
     here = conf.winners(strength, floor)
     probability = conf.probability_of_winner(strength, here, middle, config.confidence_temperature)
-    probability = apply_table(probability, config.confidence_table)
     won = here if here.shape == scene.full else winners_at(strength, floor, scene.full)
     clear_outside_boxes(won, scene)
     appear(won, strength, scene)
     quarter = (-(-scene.full[0] // CONFIDENCE_STEP), -(-scene.full[1] // CONFIDENCE_STEP))
-    confidence = resize_maps(probability[None], quarter)[0]
+    confidence = apply_table(resize_maps(probability[None], quarter)[0], config.confidence_table)
     provenance = resize_nearest(votes.provenance(), quarter).astype(np.uint8)
     rows = np.where(won >= 0, scene.rows[np.maximum(won, 0)], BACKGROUND) if len(scene.rows) else won
     if has_seeds(scene.weak):
