@@ -10,7 +10,7 @@ class QualityConfig:
 
     kind: Literal["ridge", "stumps"] = "ridge"
     """ridge: a linear model; stumps: gradient-boosted trees of one split each."""
-    penalty: float = 30.0
+    penalty: float = 200.0
     """ridge: weight of the squared coefficients (of standardised features), in records."""
     rounds: int = 150
     """stumps: how many of them."""
