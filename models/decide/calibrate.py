@@ -63,7 +63,9 @@ def apply_table(confidence: npt.NDArray[np.float32], table: Sequence[float]) -> 
     return np.interp(confidence, np.linspace(0, 1, len(values)), values).astype(np.float32)
 
 
-def pool_adjacent_violators(values: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def pool_adjacent_violators(
+    values: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """The rising sequence nearest to values [n] in weighted squares, weight [n] > 0. Ayer et al., 1955."""
     blocks: list[list[float]] = []  # Mean, weight and length of each run that shares a value.
     for value, mass in zip(values, weight, strict=True):

@@ -206,13 +206,22 @@ class DecideConfig:
         part="keep",
         log=True,
     )
-    keep_policy: Literal["fixed", "dynamic"] = _setting(
+    keep_policy: Literal["fixed", "dynamic", "per-class"] = _setting(
         "dynamic",
-        "which pixels a reader should use: above keep_threshold, or above a threshold that follows the image",
+        "which pixels a reader should use: above keep_threshold, above a threshold that follows the image, or the surest "
+        "share of each class (their confidence is then bent to lie above keep_threshold, and means no probability)",
         part="keep",
     )
     keep_threshold: float = _setting(
         0.6, "keep_policy=fixed: confidence of a kept pixel", 0.0, 1.0, part="keep", when=("keep_policy", "fixed")
+    )
+    keep_class_share: float = _setting(
+        0.7,
+        "keep_policy=per-class: share of each class's pixels that is kept, the surest ones",
+        0.05,
+        1.0,
+        part="keep",
+        when=("keep_policy", "per-class"),
     )
     dynamic_base: float = _setting(
         0.9,

@@ -81,6 +81,9 @@ def describe(
     stored = np.rint(np.clip(confidence, 0, 1) * 255).astype(np.uint8)
     mean = float(stored.mean()) / 255
     threshold = conf.keep_threshold(mean, scene.config)
+    if scene.config.keep_policy == "per-class":
+        quarter_map = class_map[::CONFIDENCE_STEP, ::CONFIDENCE_STEP]
+        stored = conf.bend_by_class(stored, quarter_map, scene.config.keep_class_share, round(threshold * 255))
     kept = stored >= round(threshold * 255)
     kept_full = np.repeat(np.repeat(kept, CONFIDENCE_STEP, 0), CONFIDENCE_STEP, 1)[: rows.shape[0], : rows.shape[1]]
     return Label(

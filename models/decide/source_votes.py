@@ -52,7 +52,7 @@ def source_votes(scene: Scene, config: VoteConfig | None = None, of_classes: Seq
 
 
 def segment_votes(votes: Votes, segments: npt.NDArray[np.integer], num_classes: int) -> Votes:
-    """Votes of whole segments, int16 [G, S]: what most pixels of one that a source votes on say; -1 if it votes on none.
+    """Votes of whole segments, int16 [G, S]: what most pixels that a source votes on say; -1 if it votes on none.
 
     votes: [n, S] of pixels; segments: int [n], 0..G-1. num_classes: with the background.
     """

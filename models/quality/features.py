@@ -76,9 +76,7 @@ def class_areas(label: Label, classes: ClassArrays) -> Row:
     return np.array([label.areas.get(int(i), 0.0) for i in classes.ids], np.float32)
 
 
-def label_features(
-    label: Label, evidence: Evidence, classes: ClassArrays, text: TextBank, basis: QualityBasis
-) -> Row:
+def label_features(label: Label, evidence: Evidence, classes: ClassArrays, text: TextBank, basis: QualityBasis) -> Row:
     """One row float32 [len(FEATURES)], all finite. About 5 ms."""
     areas = class_areas(label, classes)
     rows = np.flatnonzero(areas > 0)

@@ -69,7 +69,9 @@ class QualityModel:
             raise ValueError(f"{features.shape[1]} features for {len(names)} names")
         images, index = np.unique(groups, return_inverse=True)
         if config.folds < 2 or len(images) < config.folds:
-            raise ValueError(f"{len(images)} images cannot be cut into {config.folds} folds of one at least, two or more")
+            raise ValueError(
+                f"{len(images)} images cannot be cut into {config.folds} folds of one at least, two or more"
+            )
         weight = group_weights(groups)
         fold = np.random.default_rng(config.seed).permutation(len(images)) % config.folds
         unseen = np.zeros(len(miou))

@@ -7,6 +7,7 @@ import pytest
 from decide_scene import CLASSES, make_world, weak
 
 from models.decide.calibrate import apply_table, isotonic_table, pool_adjacent_violators, temperature_table
+from models.decide.confidence import bend_by_class
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
 from models.metrics import Calibration, TradeOff
@@ -95,3 +96,29 @@ def test_off_is_bit_by_bit_the_same() -> None:
 def test_tables_that_would_mix_up_pixels_are_refused(table: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="table"):
         apply_table(np.zeros(3, np.float32), table)
+
+
+def test_the_surest_share_of_each_class_is_kept() -> None:
+    rng = np.random.default_rng(4)
+    classes = np.repeat([0, 1, 2], [4000, 1000, 50])
+    levels = np.clip(rng.normal([220, 120, 60], 25, (5050, 3))[np.arange(5050), classes], 0, 255).astype(np.uint8)
+    bent = bend_by_class(levels, classes, 0.4, 153)
+    for value in range(3):
+        own, of = levels[classes == value], bent[classes == value]
+        kept = of >= 153
+        assert kept.mean() == pytest.approx(0.4, abs=0.06)
+        assert own[kept].min() > own[~kept].max(), "the surest ones, and nothing else"
+        assert (np.diff(of[np.argsort(own, kind="stable")].astype(int)) >= 0).all()
+    certain = np.full(10, 255, np.uint8)
+    np.testing.assert_array_equal(bend_by_class(certain, np.zeros(10, int), 0.5, 153), certain)
+    assert (bend_by_class(np.zeros(10, np.uint8), np.zeros(10, int), 0.5, 0) >= 0).all()
+
+
+def test_the_per_class_policy_keeps_pixels_of_every_class_and_changes_none() -> None:
+    given, config = weak(tags=[0, 1, 2]), DecideConfig(keep_policy="per-class", keep_class_share=0.5)
+    plain = decide(WORLD.evidence, WORLD.text, CLASSES, given, DecideConfig())
+    found = decide(WORLD.evidence, WORLD.text, CLASSES, given, config)
+    np.testing.assert_array_equal(found.class_map, plain.class_map)
+    assert found.mean_confidence == plain.mean_confidence
+    for class_id, area in found.areas.items():
+        assert found.kept_areas[class_id] / area == pytest.approx(0.5, abs=0.12), class_id

@@ -22,7 +22,7 @@ NAMES = tuple("abcdef")
 
 
 def records(images: int, each: int = 3, noise: float = 0.08, seed: int = 1) -> tuple[np.ndarray, ...]:
-    """Features [n, 6], true IoU and image of labels whose quality two of the features tell, one of them not linearly."""
+    """Features [n, 6], true IoU and image of labels whose quality two of the features tell, one not linearly."""
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(images), each)
     features = rng.normal(size=(len(groups), 6)) + rng.normal(size=(images, 6))[groups]
