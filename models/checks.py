@@ -112,8 +112,8 @@ def check(
     class_map: ids [H, W]. present, absent: bool [C], the tags.
 
     hierarchy: a class lies beside its own ancestor, one of which must be meant. exclusion: two classes that cannot be
-    in one image. co-occurrence: two that hardly ever are. absent: a class, or an ancestor of it, that the tags rule out.
-    missing: a class that the tags promise, and neither it nor a descendant is there.
+    in one image. co-occurrence: two that hardly ever are. absent: a class, or an ancestor of it, that the tags rule
+    out. missing: a class that the tags promise, and neither it nor a descendant is there.
     """
     config = config or CheckConfig()
     areas = np.array([(class_map == i).mean() for i in rules.ids]) if class_map.size else np.zeros(len(rules.ids))

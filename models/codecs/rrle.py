@@ -81,7 +81,7 @@ def encode_runs(ids: Ids) -> Runs:
 
 def decode_runs(runs: Runs, size: tuple[int, int]) -> npt.NDArray[np.int32]:
     """The class ids int32 [*size] of `encode_runs`. Raises ValueError for a wrong length."""
-    at, rows = 0, []
+    at, rows = 0, list[list[tuple[int, int]]]()
     flat = np.asarray(runs, np.int64).tolist()
     while at < len(flat):
         stop = at + 1 + 2 * flat[at]

@@ -86,9 +86,9 @@ def _log_odds(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _checked(
     pixels: npt.NDArray[np.number], right: npt.NDArray[np.number]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    pixels, right = np.asarray(pixels, np.float64), np.asarray(right, np.float64)
-    if pixels.shape != (LEVELS,) or right.shape != (LEVELS,):
-        raise ValueError(f"counts for {LEVELS} levels are needed, not {pixels.shape} and {right.shape}")
-    if pixels.sum() <= 0 or (right > pixels + 1e-6).any() or (right < 0).any():
+    judged, hits = np.asarray(pixels, np.float64), np.asarray(right, np.float64)
+    if judged.shape != (LEVELS,) or hits.shape != (LEVELS,):
+        raise ValueError(f"counts for {LEVELS} levels are needed, not {judged.shape} and {hits.shape}")
+    if judged.sum() <= 0 or (hits > judged + 1e-6).any() or (hits < 0).any():
         raise ValueError("no pixel was judged, or more of a level are right than there are")
-    return pixels, right
+    return judged, hits

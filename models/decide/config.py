@@ -208,8 +208,8 @@ class DecideConfig:
     )
     keep_policy: Literal["fixed", "dynamic", "per-class"] = _setting(
         "dynamic",
-        "which pixels a reader should use: above keep_threshold, above a threshold that follows the image, or the surest "
-        "share of each class (their confidence is then bent to lie above keep_threshold, and means no probability)",
+        "which pixels a reader should use: above keep_threshold, above a threshold that follows the image, or the "
+        "surest share of each class (whose confidence is bent to lie above keep_threshold: no probability any more)",
         part="keep",
     )
     keep_threshold: float = _setting(

@@ -133,7 +133,7 @@ def _mask_signs(evidence: Evidence, planes: Row, areas: Row) -> dict[str, float]
     found = {"mask_fit": 0.0, "mask_fit_least": 0.0, "mask_quality": 0.0, "bank_quality": _mean(quality)}
     if len(planes) and len(bank.probs):
         size = (bank.probs.shape[1], bank.probs.shape[2])
-        fit = soft_iou(resize_maps(planes, size), bank.probs.astype(np.float32) / 255)
+        fit = soft_iou(resize_maps(planes, size), bank.probs.astype(np.float32) / np.float32(255))
         best = fit.max(1)
         found["mask_fit"] = float((best * areas).sum() / areas.sum())
         found["mask_fit_least"] = float(best.min())

@@ -64,7 +64,7 @@ class QualityModel:
         and what `fit_regressor` does.
         """
         config = config or QualityConfig()
-        features, miou = np.asarray(features, np.float64), np.asarray(miou, np.float64)
+        features, truth = np.asarray(features, np.float64), np.asarray(miou, np.float64)
         if features.shape[1] != len(names):
             raise ValueError(f"{features.shape[1]} features for {len(names)} names")
         images, index = np.unique(groups, return_inverse=True)
@@ -74,14 +74,14 @@ class QualityModel:
             )
         weight = group_weights(groups)
         fold = np.random.default_rng(config.seed).permutation(len(images)) % config.folds
-        unseen = np.zeros(len(miou))
+        unseen = np.zeros(len(truth))
         for number in range(config.folds):
             out = fold[index] == number
-            model = fit_regressor(features[~out], miou[~out], weight[~out], config)
+            model = fit_regressor(features[~out], truth[~out], weight[~out], config)
             unseen[out] = np.clip(model(features[out]), 0, 1)
-        regressor = fit_regressor(features, miou, weight, config)
-        margin = interval_margin(np.abs(unseen - miou), index, config.coverage)
-        return cls(config, tuple(names), regressor, unseen, miou, index.astype(np.int64), margin)
+        regressor = fit_regressor(features, truth, weight, config)
+        margin = interval_margin(np.abs(unseen - truth), index, config.coverage)
+        return cls(config, tuple(names), regressor, unseen, truth, index.astype(np.int64), margin)
 
     def predict(self, features: Numbers) -> npt.NDArray[np.float32]:
         """features [n, F] to float32 [n, 3]: the expected IoU, and the ends of its interval, all in 0..1."""
@@ -100,7 +100,7 @@ class QualityModel:
         numbers = {f.name: np.asarray(getattr(self.regressor, f.name)) for f in dataclasses.fields(Regressor)}
         own = {"unseen": self.unseen, "truth": self.truth, "groups": self.groups, "margin": np.asarray(self.margin)}
         with Path(path).open("wb") as file:
-            np.savez(file, about=np.asarray(json.dumps(about)), **numbers, **own)
+            np.savez(file, allow_pickle=False, about=np.asarray(json.dumps(about)), **numbers, **own)
 
     @classmethod
     def load(cls, path: str | Path) -> "QualityModel":

@@ -51,7 +51,7 @@ def fit_regressor(
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("features and targets are finite numbers")
     weight = weight / weight.mean()
-    center = np.average(x, axis=0, weights=weight)
+    center = np.asarray(np.average(x, axis=0, weights=weight), np.float64)
     scale = np.sqrt(np.average((x - center) ** 2, axis=0, weights=weight))
     still = scale < MIN_SCALE
     scale = np.where(still, 1.0, scale)
@@ -60,7 +60,7 @@ def fit_regressor(
     none = np.zeros(0)
     if config.kind == "ridge":
         gram = (x * weight[:, None]).T @ x + config.penalty * np.eye(x.shape[1])
-        weights = np.linalg.solve(gram, x.T @ (weight * (y - mean)))
+        weights = np.asarray(np.linalg.solve(gram, x.T @ (weight * (y - mean))), np.float64)
         return Regressor(center, scale, mean, weights, np.zeros(0, np.int64), none, none, none)
     stumps = _boost(x, y - mean, weight, config)
     return Regressor(center, scale, mean, np.zeros(x.shape[1]), *stumps)

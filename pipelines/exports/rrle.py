@@ -3,7 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class RrleWriter(Writer):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.names = {class_id: name for class_id, name, _ in entries_of(self.snapshot.classes)}
-        self.files: dict[str, BinaryIO] = {}
+        self.files: dict[str, IO[bytes]] = {}
 
     def encode(self, item: Item) -> Any:
         classes = {self.names[i]: i for i in np.unique(item.ids).tolist() if i != VOID}

@@ -120,5 +120,8 @@ def test_the_per_class_policy_keeps_pixels_of_every_class_and_changes_none() -> 
     found = decide(WORLD.evidence, WORLD.text, CLASSES, given, config)
     np.testing.assert_array_equal(found.class_map, plain.class_map)
     assert found.mean_confidence == plain.mean_confidence
+    quarter = plain.class_map[::4, ::4]
     for class_id, area in found.areas.items():
-        assert found.kept_areas[class_id] / area == pytest.approx(0.5, abs=0.12), class_id
+        own = plain.confidence[quarter == class_id]
+        expected = (own >= np.median(own)).mean()  # More than half where many are equally sure.
+        assert found.kept_areas[class_id] / area == pytest.approx(expected, abs=0.12), class_id
