@@ -1,4 +1,4 @@
-"""Published labels in the formats of others: COCO, YOLO-seg, PASCAL VOC, Hugging Face.
+"""Published labels in the formats of others: COCO, YOLO-seg, PASCAL VOC, Hugging Face, text.
 
     python pipelines/export.py --labels out/photos --to coco
     python pipelines/export.py --labels out/photos --to yolo --val 0.1 --keep row --output s3://bucket/yolo
@@ -13,6 +13,7 @@ others there. Every format needs a folder of its own. What is in it:
     yolo           data.yaml, images/SPLIT/, labels/SPLIT/ (polygons, exact as trainers draw them)
     voc            VOCdevkit/VOC2012/ with JPEGImages, SegmentationClass (palette PNGs), ImageSets, labelmap.txt
     huggingface    data/SPLIT-*.parquet with image, label and confidence, README.md (the card), id2label.json
+    rrle           labels_SPLIT.jsonl (rows as text, `cat *12| dog *3`, for language models; no images)
     all            export.json (what it is of; `skipped`), classes.yaml, assets.json (file name to asset)
 
 coco and yolo leave out parts of fewer than 20 pixels (--min_area_px 1 has them too); the other formats, and coco with

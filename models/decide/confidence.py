@@ -44,10 +44,31 @@ def dynamic_threshold(mean_confidence: float, base: float, slope: float, low: fl
 
 def keep_threshold(mean_confidence: float, config: DecideConfig) -> float:
     """The threshold of the configured policy, on the 1/255 steps that a stored confidence has."""
-    if config.keep_policy == "fixed":
+    if config.keep_policy in ("fixed", "per-class"):
         raw = config.keep_threshold
     else:
         raw = dynamic_threshold(
             mean_confidence, config.dynamic_base, config.dynamic_slope, config.dynamic_low, config.dynamic_high
         )
     return float(np.ceil(raw * 255 - 1e-6) / 255)
+
+
+def bend_by_class(
+    levels: npt.NDArray[np.uint8], classes: npt.NDArray[np.integer], share: float, limit: int
+) -> npt.NDArray[np.uint8]:
+    """Stored confidence 0..255 in which the surest `share` of each class's pixels (0..1), and no others, reach `limit`.
+
+    levels, classes: any shape, the same. Readers know one threshold for a label; so it is not the threshold that each
+    class gets but the confidence: the order within a class stays, up to ties that rounding makes, and equal pixels are
+    kept together. As in CW-BASS (2025) and CromSS (2024), so that classes the model is never sure of are not lost.
+    """
+    limit = max(limit, 1)  # Something has to lie below it.
+    out = levels.astype(np.float64)
+    for value in np.unique(classes):
+        where = classes == value
+        own = np.sort(levels[where])[::-1]
+        needed = int(own[max(1, round(share * own.size)) - 1])
+        x = out[where]
+        above = limit + (x - needed) * (255 - limit) / max(255 - needed, 1) if needed < 255 else np.full_like(x, 255)
+        out[where] = np.where(x >= needed, np.rint(above), np.floor(x * limit / max(needed, 1)))
+    return np.clip(out, 0, 255).astype(np.uint8)

@@ -247,13 +247,22 @@ class DecideConfig:
         part="keep",
         log=True,
     )
-    keep_policy: Literal["fixed", "dynamic"] = _setting(
+    keep_policy: Literal["fixed", "dynamic", "per-class"] = _setting(
         "dynamic",
-        "which pixels a reader should use: above keep_threshold, or above a threshold that follows the image",
+        "which pixels a reader should use: above keep_threshold, above a threshold that follows the image, or the "
+        "surest share of each class (whose confidence is bent to lie above keep_threshold: no probability any more)",
         part="keep",
     )
     keep_threshold: float = _setting(
         0.6, "keep_policy=fixed: confidence of a kept pixel", 0.0, 1.0, part="keep", when=("keep_policy", "fixed")
+    )
+    keep_class_share: float = _setting(
+        0.7,
+        "keep_policy=per-class: share of each class's pixels that is kept, the surest ones",
+        0.05,
+        1.0,
+        part="keep",
+        when=("keep_policy", "per-class"),
     )
     dynamic_base: float = _setting(
         0.9,
@@ -276,6 +285,12 @@ class DecideConfig:
     )
     dynamic_high: float = _setting(
         0.8, "keep_policy=dynamic: highest threshold", 0.0, 1.0, part="keep", when=("keep_policy", "dynamic")
+    )
+    # Calibration of the confidence (models/decide/calibrate.py)
+    confidence_table: tuple[float, ...] = _setting(
+        (),
+        "what a confidence becomes, at equal steps from 0 to 1: numbers that rise within 0..1 (empty: as it is)",
+        part="keep",
     )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.decide import confidence as conf
+from models.decide.calibrate import apply_table
 from models.decide.fuse import Votes
 from models.decide.guarantees import appear, clear_outside_boxes, keep_inside_boxes
 from models.decide.scene import Scene
@@ -28,7 +29,7 @@ def finish(scene: Scene, strength: Maps, votes: Votes, disagreement: float) -> L
     clear_outside_boxes(won, scene)
     appear(won, strength, scene)
     quarter = (-(-scene.full[0] // CONFIDENCE_STEP), -(-scene.full[1] // CONFIDENCE_STEP))
-    confidence = resize_maps(probability[None], quarter)[0]
+    confidence = apply_table(resize_maps(probability[None], quarter)[0], config.confidence_table)
     provenance = resize_nearest(votes.provenance(), quarter).astype(np.uint8)
     rows = np.where(won >= 0, scene.rows[np.maximum(won, 0)], BACKGROUND) if len(scene.rows) else won
     if has_seeds(scene.weak):
@@ -80,6 +81,9 @@ def describe(
     stored = np.rint(np.clip(confidence, 0, 1) * 255).astype(np.uint8)
     mean = float(stored.mean()) / 255
     threshold = conf.keep_threshold(mean, scene.config)
+    if scene.config.keep_policy == "per-class":
+        quarter_map = class_map[::CONFIDENCE_STEP, ::CONFIDENCE_STEP]
+        stored = conf.bend_by_class(stored, quarter_map, scene.config.keep_class_share, round(threshold * 255))
     kept = stored >= round(threshold * 255)
     kept_full = np.repeat(np.repeat(kept, CONFIDENCE_STEP, 0), CONFIDENCE_STEP, 1)[: rows.shape[0], : rows.shape[1]]
     return Label(

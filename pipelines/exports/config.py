@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipelines.config import Count, Section
 
-Format = Literal["coco", "coco-panoptic", "yolo", "voc", "huggingface"]
+Format = Literal["coco", "coco-panoptic", "yolo", "voc", "huggingface", "rrle"]
 Keep = Literal["all", "row", "fixed"]
 # Below, a part is noise of a class map's edges that nobody would draw; detectors take it for an object.
 SPECK_PX = 20
@@ -16,7 +16,7 @@ class ExportConfig(Section):
     """What `export.py` can be told."""
 
     labels: str = Field(description="the output folder or URL of label_corpus.py")
-    to: Format = Field(description="the format: coco, coco-panoptic, yolo, voc or huggingface")
+    to: Format = Field(description="the format: coco, coco-panoptic, yolo, voc, huggingface or rrle")
     output: str | None = Field(default=None, description="folder or URL for the export; default: LABELS/exports/FORMAT")
     snapshot: int | None = Field(default=None, ge=0, description="version of the label table; default: the newest")
     keep: Keep = Field(
@@ -30,7 +30,7 @@ class ExportConfig(Section):
     )
     images: Literal["copy", "none"] = Field(
         default="copy",
-        description="none: coco and coco-panoptic name the images where they are, and copy nothing",
+        description="none: coco and coco-panoptic name the images where they are, and copy nothing (as rrle always)",
     )
     instances: Literal["components", "classes"] = Field(
         default="components", description="what one object is: a connected part of a class, or all of a class"

@@ -77,7 +77,7 @@ def _write(
 
 def _writer(config: ExportConfig, target: Target, snapshot: Snapshot) -> Writer:
     # A format's imports are only paid where it is used.
-    if config.images == "none" and not config.to.startswith("coco"):
+    if config.images == "none" and not config.to.startswith(("coco", "rrle")):
         raise UsageError(f"--images none: the format {config.to} holds the images themselves; leave it out")
     if config.to == "coco":
         from pipelines.exports.coco import CocoWriter
@@ -95,6 +95,10 @@ def _writer(config: ExportConfig, target: Target, snapshot: Snapshot) -> Writer:
         from pipelines.exports.voc import VocWriter
 
         return VocWriter(target, snapshot, config)
+    if config.to == "rrle":
+        from pipelines.exports.rrle import RrleWriter
+
+        return RrleWriter(target, snapshot, config)
     from pipelines.exports.huggingface import HuggingFaceWriter
 
     return HuggingFaceWriter(target, snapshot, config)

@@ -80,7 +80,7 @@ def test_conditional_fields_are_asked_for_where_they_mean_something() -> None:
         for (name,), setting in settings(DecideConfig).items():
             assert setting.parse(getattr(config, name)) == getattr(config, name)  # within range, of the right type
             assert name in values or getattr(config, name) == getattr(DecideConfig(), name)
-    assert policies == {"fixed", "dynamic"}
+    assert policies == {"fixed", "dynamic", "per-class"}
 
 
 def test_a_log_scale_spends_as_much_on_small_values() -> None:

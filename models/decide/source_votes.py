@@ -1,0 +1,123 @@
+"""What each source of one image would have called its pixels by itself, for a label model to weigh them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.class_masks import ClassMasks
+from models.decide.masks import bank_on_grid, component_masks, region_votes
+from models.decide.scene import Scene
+from models.decide.seeds import BACKGROUND as BACKGROUND_ROW
+from models.decide.seeds import NOTHING, ids_to_rows
+from models.evidence import MASK_SOURCES
+from models.label_model import ABSTAIN, LabelModel
+from models.refine.grids import resize_nearest
+
+SOURCES = ("text", "component", "region", "asked", "student", "noisy")
+"""text: heat. component, region: the two readings of the mask bank. asked: masks that the heat asked SAM for. student:
+what a student says. noisy: the noisy map."""
+BACKGROUND = 0
+"""Number of the background among the votes; a class has its row plus 1."""
+STUDENT = MASK_SOURCES.index("student")
+Maps = npt.NDArray[np.float32]
+Votes = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class VoteConfig:
+    """How sure a source has to be."""
+
+    band: float = 0.1
+    """A source abstains where its strongest class is nearer than this to the background threshold."""
+    background: bool = True
+    """Whether strengths below that are votes for the background; false: the source abstains there."""
+
+
+def source_votes(scene: Scene, config: VoteConfig | None = None, of_classes: Sequence[ClassMasks] = ()) -> Votes:
+    """Votes int16 [h*w, len(SOURCES)] of every pixel of the coarse grid: 0 background, class row + 1, -1 for none.
+
+    Sources that the image does not have abstain. of_classes: evidence of the second kind, as `decide` takes it.
+    """
+    config = config or VoteConfig()
+    votes = np.full((scene.size[0] * scene.size[1], len(SOURCES)), ABSTAIN, np.int16)
+    for name, maps in _strengths(scene, of_classes).items():
+        votes[:, SOURCES.index(name)] = _called(maps, scene, config).ravel()
+    if scene.weak.noisy is not None:
+        rows = resize_nearest(ids_to_rows(scene.weak.noisy, scene.classes), scene.size)
+        said = np.where(rows == BACKGROUND_ROW, BACKGROUND, rows + 1)
+        votes[:, SOURCES.index("noisy")] = np.where(rows == NOTHING, ABSTAIN, said).ravel()
+    return votes
+
+
+def segment_votes(votes: Votes, segments: npt.NDArray[np.integer], num_classes: int) -> Votes:
+    """Votes of whole segments, int16 [G, S]: what most pixels that a source votes on say; -1 if it votes on none.
+
+    votes: [n, S] of pixels; segments: int [n], 0..G-1. num_classes: with the background.
+    """
+    count = int(segments.max(initial=-1)) + 1
+    out = np.full((count, votes.shape[1]), ABSTAIN, np.int16)
+    for source in range(votes.shape[1]):
+        said = votes[:, source] != ABSTAIN
+        index = segments[said].astype(np.int64) * num_classes + votes[said, source]
+        tally = np.bincount(index, minlength=count * num_classes).reshape(count, num_classes)
+        out[:, source] = np.where(tally.any(1), tally.argmax(1), ABSTAIN)
+    return out
+
+
+def fusion_weights(model: LabelModel) -> Mapping[str, float]:
+    """Fields of DecideConfig from what a model of `source_votes` learned: mask_weight, region_share, and those of the
+    sources that voted at all.
+
+    A vote is worth the log odds of being right, as in a naive Bayes decision between two classes, the usual case inside
+    an image; a source that is right no more than half of the time is worth nothing. Each weight is the source's share
+    of the worth of all that *decide* blends before it. Empty where not even text is worth anything.
+    """
+    accuracy = np.clip(model.accuracy, 0.5, 0.999)
+    worth = np.where(model.coverage > 0, np.log(accuracy) - np.log1p(-accuracy), 0.0)
+    of = dict(zip(SOURCES, (float(value) for value in worth), strict=True))
+    bank = of["component"] + of["region"]
+    if of["text"] + bank <= 0:
+        return {}
+    found = {"mask_weight": bank / (of["text"] + bank)}
+    if bank > 0:
+        found["region_share"] = of["region"] / bank
+    before = of["text"] + bank
+    for name, key in (("asked", "heat_mask_weight"), ("student", "student_weight"), ("noisy", "noisy_weight")):
+        if model.coverage[SOURCES.index(name)] > 0:
+            before += of[name]
+            found[key] = of[name] / before
+    return found
+
+
+def _strengths(scene: Scene, of_classes: Sequence[ClassMasks]) -> dict[str, Maps]:
+    """Strength of the K classes that take part, float32 [K, h, w], by source."""
+    found = {"text": scene.heat}
+    if len(scene.masks) and len(scene.heat):
+        peak = np.maximum(scene.heat.max((1, 2), keepdims=True), 1e-8)
+        found["component"] = component_masks(scene.heat, scene.masks, scene.quality, scene.config) * peak
+        found["region"] = region_votes(scene.heat, scene.masks, scene.quality) * peak
+    for masks in of_classes:
+        drawn = bank_on_grid(masks.bank, scene.size)
+        maps = np.zeros_like(scene.heat)
+        for index, row in enumerate(scene.rows):
+            own = masks.class_ids == scene.classes.ids[row]
+            if own.any():
+                maps[index] = drawn[own].max(0)
+        found["student" if (masks.bank.source == STUDENT).any() else "asked"] = maps
+    return found
+
+
+def _called(maps: Maps, scene: Scene, config: VoteConfig) -> Votes:
+    """Votes int16 [h, w] of one source's strengths."""
+    if not len(maps):
+        return np.full(scene.size, ABSTAIN, np.int16)
+    called = (scene.rows[maps.argmax(0)] + 1).astype(np.int16)
+    if scene.classes.background_id is None:
+        return called
+    strongest, floor = maps.max(0), scene.config.background_threshold
+    below = BACKGROUND if config.background else ABSTAIN
+    called[strongest < floor] = below
+    called[np.abs(strongest - floor) < config.band] = ABSTAIN
+    return called
