@@ -13,7 +13,7 @@ from pipelines.classes import ClassSet
 from pipelines.config import LabelConfig, UsageError
 from pipelines.references import resolve
 from pipelines.tables.evidence import EvidenceStore
-from pipelines.text import text_bank
+from pipelines.text import KNOWLEDGE, NOTHING, Knowledge, text_bank
 
 
 @dataclass
@@ -25,6 +25,7 @@ class PastRun:
     classes: ClassSet
     observe_id: str
     clip_digest: str
+    knowledge: Knowledge = NOTHING
 
     @classmethod
     def load(cls, output: str, run_id: str) -> "PastRun":
@@ -35,6 +36,7 @@ class PastRun:
             classes = yaml.safe_load(storage.read_bytes(storage.join(folder, "classes.yaml")))
         except FileNotFoundError as error:
             raise UsageError(f"labels of run {run_id} are there, but not what it was told: {error}") from error
+        known = storage.join(folder, KNOWLEDGE)
         digests = config.pop("digests")
         return cls(
             output,
@@ -42,18 +44,19 @@ class PastRun:
             ClassSet.from_dict(classes),
             digests["observe_id"],
             digests["models"]["clip"],
+            Knowledge(**yaml.safe_load(storage.read_bytes(known))) if storage.exists(known) else NOTHING,
         )
 
     @cached_property
     def text(self) -> TextBank:
-        """The class set's prompts embedded, the mean over the templates of each text."""
+        """The class set's prompts embedded, with all that the run knew of the classes."""
         clip = resolve(self.config.observe.clip.model)
         if clip.digest != self.clip_digest:
             raise UsageError(
                 f"{self.config.observe.clip.model} is not the model any more that made the evidence; "
                 "--baselines false leaves out what needs it"
             )
-        return text_bank(str(clip.path), self.classes)
+        return text_bank(str(clip.path), self.classes, self.knowledge)
 
     @cached_property
     def store(self) -> EvidenceStore:

@@ -31,7 +31,7 @@ from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
 from pipelines.stages.read import ReadConfig
 from pipelines.tables.evidence import EvidenceStore
-from pipelines.text import text_bank
+from pipelines.text import KNOWLEDGE, NOTHING, Knowledge, knowledge, text_bank
 from pipelines.tracking import Tracker
 
 # Images an actor hands to the models at once; reading the next ones goes on meanwhile.
@@ -135,8 +135,12 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         folder = storage.join(storage.absolute(config.output), "evidence")
         there = [one for one in ids if storage.list_files(EvidenceStore(folder, one).url)]
         observe_id = (there or ids)[0]
-    decide_digest = digest([config_digest(config.decide), DECIDE_VERSION, clip.digest])
-    run = Run(config, classes, observe_id, decide_digest, {"clip": clip.digest, "sam": sam.digest}, layout)
+    answers = storage.join(storage.absolute(config.output), "descriptions.json")
+    known = knowledge(config.text, classes, answers, ask=not config.dry_run)
+    # Labels that were decided without more knowledge than the class set keep their digest.
+    said = [known.digest] if known.digest else []
+    decide_digest = digest([config_digest(config.decide), DECIDE_VERSION, clip.digest, *said])
+    run = Run(config, classes, observe_id, decide_digest, {"clip": clip.digest, "sam": sam.digest}, layout, known)
     try:
         run.manifest.version()
     except Exception as error:
@@ -232,18 +236,18 @@ def _decide(run: Run, todo: deciding.Plan, models: Models, kinds: Sequence[secon
     text = None
     if todo.work:
         _start_ray(run.config)
-        text = embed_prompts(run.classes, models)
+        text = embed_prompts(run.classes, models, run.knowledge)
     class_ids = {kind.run.observe_id: ids for kind in kinds if (ids := kind.class_ids()) is not None}
     return deciding.decide(run, todo, text, class_ids)
 
 
-def embed_prompts(classes: ClassSet, models: Models) -> TextBank:
+def embed_prompts(classes: ClassSet, models: Models, known: Knowledge = NOTHING) -> TextBank:
     """The class set's prompts in CLIP's text space, embedded in a worker so that the driver holds no model."""
     import ray
 
     @ray.remote(num_cpus=0.5)
     def embed() -> TextBank:
-        return text_bank(models.path(models.clip), classes)
+        return text_bank(models.path(models.clip), classes, known)
 
     return ray.get(embed.remote())
 
@@ -258,6 +262,8 @@ def _record_inputs(run: Run) -> None:
         "models": run.model_digests,
     }
     files = {"config.yaml": {**config, "digests": digests}, "classes.yaml": run.classes.to_dict()}
+    if run.knowledge.digest:
+        files[KNOWLEDGE] = run.knowledge.to_dict()
     for name, content in files.items():
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         try:
