@@ -18,7 +18,7 @@ from pipelines.config_cli import UsageError
 __all__ = ["LabelConfig", "UsageError", "config_digest", "parse"]
 
 Model = TypeVar("Model")
-Form = Literal["tags", "points", "scribbles", "boxes", "partial", "noisy", "maps"]
+Form = Literal["tags", "points", "scribbles", "boxes", "partial", "noisy", "maps", "captions"]
 
 
 def _seconds(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What *decide* knows in words: the prompts of a class set in CLIP's text space, and what else is said of its classes."""
+"""What *decide* knows in words: the prompts of a class set in CLIP's text space, and what else is said of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

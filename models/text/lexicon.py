@@ -59,7 +59,7 @@ class Lexicon:
                 derived.add([] if words and words[-1] in PLURAL_ONLY else _forms(words), id)
         derived.add((form for phrase in ELSEWHERE for form in _forms(_words(phrase))), NOTHING)
         # What a class is called counts before what its plural or singular may be.
-        self._meaning = derived.clear | exact.clear
+        self._meaning = derived.plain() | exact.plain()
         self._longest = max(map(len, self._meaning))
 
     def find(self, caption: str) -> list[int]:
@@ -116,9 +116,8 @@ class _Meanings(dict[tuple[str, ...], set[int]]):
             if id != NOTHING or form not in self:
                 self.setdefault(form, set()).add(id)
 
-    @property
-    def clear(self) -> dict[tuple[str, ...], int]:
-        """Those that mean one class; two classes make it none."""
+    def plain(self) -> dict[tuple[str, ...], int]:
+        """The one class that each means; NOTHING where there are two."""
         return {form: next(iter(ids)) if len(ids) == 1 else NOTHING for form, ids in self.items()}
 
 
