@@ -58,7 +58,8 @@ class Builtin:
         merged: Looks = {}
         for looks in sorted(found, key=len):
             merged |= looks
-        return merged
+        # In the order of the classes: what is made of them must not depend on which file knew which.
+        return {name: merged[name] for name in classes.names if name in merged}
 
 
 @dataclass(frozen=True)

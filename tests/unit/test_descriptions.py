@@ -174,3 +174,8 @@ def test_what_cannot_be_used_is_told_before_the_run(tmp_path: Path, capsys: pyte
         knowledge(TextConfig(descriptions="builtin"), ClassSet.load("zebra"), "unused")
     assert TextConfig(descriptions="none") == TextConfig()
     assert not TextConfig(descriptions="https://host/looks.yaml").is_endpoint
+
+
+def test_descriptions_come_in_the_order_of_the_classes() -> None:
+    classes = ClassSet.load("voc")
+    assert list(Builtin().describe(classes)) == classes.names
