@@ -38,6 +38,7 @@ from pipelines.migrations import UNKNOWN, Lineage, Migration, parse_migrations
 
 if TYPE_CHECKING:
     from models.decide.types import ClassArrays
+    from models.text.lexicon import Lexicon
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,17 @@ class ClassSet:
         """What earlier ids and names mean now. Raises ClassSetError for records that do not fit together."""
         names = {entry.id: (entry.name, *entry.synonyms) for entry in self.classes}
         return Lineage.of(self.migrations, names, self.background.id if self.background else None)
+
+    @cached_property
+    def lexicon(self) -> "Lexicon":
+        """Free words and captions to class ids, through names and synonyms, former ones included."""
+        from models.text.lexicon import Lexicon
+
+        names = {entry.id: [entry.name, *entry.synonyms] for entry in self.classes}
+        for former, id in self.lineage.names.items():
+            if id in names:
+                names[id].append(former)
+        return Lexicon(names)
 
     @cached_property
     def _by_id(self) -> dict[int, int]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from models.decide.config import DecideConfig
 from models.observe_config import HeatPromptConfig, ObserveConfig
@@ -19,7 +19,7 @@ from pipelines.config_schema import DURATION
 __all__ = ["LabelConfig", "UsageError", "config_digest", "parse"]
 
 Model = TypeVar("Model")
-Form = Literal["tags", "points", "scribbles", "boxes", "partial", "noisy", "maps"]
+Form = Literal["tags", "points", "scribbles", "boxes", "partial", "noisy", "maps", "captions"]
 
 
 def _seconds(value: Any) -> Any:
@@ -67,6 +67,55 @@ class ImagesConfig(Section):
     root: str | None = Field(
         default=None, description="COCO and JSONL: folder or URL that image addresses are relative to"
     )
+
+
+class TextConfig(Section):
+    """what the classes' words say beyond their prompts"""
+
+    descriptions: str | None = Field(
+        default=None,
+        description="what the classes look like: builtin, a YAML file or URL (class: [texts]), or the address of an "
+        "OpenAI-compatible language model, such as http://localhost:8000/v1, which is asked once; none: not used",
+    )
+    attribute_temperature: float = Field(
+        default=0.01, ge=0.0001, le=100, description="how sharply a class picks from the descriptions of all classes"
+    )
+    attribute_keep: float = Field(
+        default=0.9, ge=0, le=1, description="share of the clusters of descriptions, the closest, that a class takes of"
+    )
+    attribute_clusters: int = Field(
+        default=0, ge=0, le=10_000, description="clusters of descriptions; 0: one for every four of them"
+    )
+    concepts: bool = Field(
+        default=False, description="some 170 more background words, without those that speak of a class"
+    )
+    model: str = Field(default="", description="name of the language model at an address")
+    key_variable: str = Field(
+        default="OPENAI_API_KEY", min_length=1, description="environment variable that holds the address' key"
+    )
+    timeout_seconds: float = Field(default=60.0, gt=0, description="how long an answer may take")
+    retries: int = Field(default=3, ge=0, le=20, description="how often a question without an answer is asked again")
+
+    @field_validator("descriptions")
+    @classmethod
+    def _source(cls, value: str | None) -> str | None:
+        if value is None or value.strip().lower() in ("", "none"):
+            return None
+        if "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError("the address holds a password: put the key into an environment variable (key_variable)")
+        return value.strip()
+
+    @model_validator(mode="after")
+    def _which_model(self) -> "TextConfig":
+        if self.is_endpoint and not self.model:
+            raise ValueError("the language model at an address needs a name: --text.model")
+        return self
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether `descriptions` is the address of a language model."""
+        source = (self.descriptions or "").lower()
+        return source.startswith(("http://", "https://")) and not source.endswith((".yaml", ".yml", ".json"))
 
 
 class ExecutionConfig(Section):
@@ -208,6 +257,7 @@ class LabelConfig(Section):
     images: ImagesConfig = ImagesConfig()
     observe: ObserveConfig = ObserveConfig()
     heat: HeatPromptConfig = HeatPromptConfig()
+    text: TextConfig = TextConfig()
     learn: LearnConfig = LearnConfig()
     decide: DecideConfig = DecideConfig()
     execution: ExecutionConfig = ExecutionConfig()

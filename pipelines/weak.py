@@ -5,6 +5,8 @@ full-size image, x to the right, y down, the centre of the first pixel at 0.5; a
 
     tags       [{"class": "cat", "present": true}, "dog", ...]              a bare name is present
     tags_complete  true: classes without a tag are absent
+    captions   ["two dogs on a sofa"]     or one text; what they name is there, what they do not name may be (see below)
+    words      ["puppy", "sunset"]        free tags of any vocabulary, likewise
     points     [{"x": 10, "y": 20, "class": "cat"}, {..., "positive": false}]   a negative point marks background
     scribbles  [{"xy": [[10, 20], [30, 40]], "width_px": 3, "class": "cat"}]
     boxes      [{"box": [x0, y0, x1, y1], "class": "cat"}]
@@ -12,6 +14,9 @@ full-size image, x to the right, y down, the centre of the first pixel at 0.5; a
                null: the values are class ids of the class set; 255, 65535 and values without a class say nothing
     unknown_classes  "ignore": the record speaks of more classes than a class set may ask for (VOC, COCO layouts)
     problems   [text]: what the reader of the layout could not use; `validate` passes it on
+
+`validate` turns captions and words into tags, through the names and synonyms of the class set
+(models/text/lexicon.py). They prove that a class is there, never that one is not, and a tag is believed before them.
 """
 
 import difflib
@@ -31,8 +36,9 @@ if TYPE_CHECKING:
     from models.decide.types import WeakArrays
 
 FORMS = ("tags", "points", "scribbles", "boxes", "partial", "noisy")
+TEXTS = ("captions", "words")
 ABOUT = ("unknown_classes", "problems")
-KEYS = ("tags", "tags_complete", "points", "scribbles", "boxes", "maps", *ABOUT)
+KEYS = ("tags", "tags_complete", "points", "scribbles", "boxes", "maps", *TEXTS, *ABOUT)
 Weak = dict[str, Any]
 Size = tuple[int, int]
 # A hint further out than any image is wide is no place.
@@ -86,10 +92,15 @@ def validate(
             problems += [WeakProblem(asset, form, index, reason) for reason in check.take_remarks(ignore)]
         if kept:
             clean[form] = kept
+    said = {tag["class"] for tag in clean.get("tags", [])}
     if "tags" in clean:
         clean["tags"] = _agreeing_tags(clean["tags"], asset, problems)
+    named = _named(weak, class_set, asset, problems) - said
     if _complete(weak, asset, problems):
         clean |= _completed(clean.get("tags", []), class_set, check.unsaid)
+    elif named:
+        told = [{"class": name, "present": True} for name in named]
+        clean["tags"] = sorted([*clean.get("tags", []), *told], key=lambda tag: str(tag["class"]))
     return {key: value for key, value in clean.items() if value}, problems
 
 
@@ -119,6 +130,24 @@ def _completed(tags: list[Weak], class_set: ClassSet, unsaid: set[int]) -> Weak:
     return {"tags": sorted([*tags, *absent], key=lambda tag: str(tag["class"]))}
 
 
+def _named(weak: Mapping[str, Any], class_set: ClassSet, asset: str, problems: list[WeakProblem]) -> set[str]:
+    """Names of the classes that captions and free words speak of."""
+    ids: set[int] = set()
+    for form in TEXTS:
+        value = weak.get(form)
+        texts = []
+        for index, text in _numbered([value] if isinstance(value, str) else value, form, asset, problems):
+            if isinstance(text, str):
+                texts.append(text)
+            else:
+                problems.append(WeakProblem(asset, form, index, f"expected text, not {items.short(text)}"))
+        if form == "captions":
+            ids |= {id for text in texts for id in class_set.lexicon.find(text)}
+        elif texts:
+            ids |= set(class_set.lexicon.align(texts)[0].tolist())
+    return {entry.name for entry in class_set.classes if entry.id in ids}
+
+
 def _agreeing_tags(tags: list[Weak], asset: str, problems: list[WeakProblem]) -> list[Weak]:
     """One tag a class, by name; classes that are tagged both ways are left out."""
     said: dict[str, set[bool]] = {}
@@ -131,7 +160,7 @@ def _agreeing_tags(tags: list[Weak], asset: str, problems: list[WeakProblem]) ->
 
 
 def select_forms(weak: Mapping[str, Any], forms: Iterable[str] | None) -> Weak:
-    """The weak labels of these FORMS only ("maps" is partial and noisy); None keeps all."""
+    """The weak labels of these FORMS only ("maps" is partial and noisy, "captions" free words too); None keeps all."""
     if forms is None:
         return dict(weak)
     wanted = set(forms)
@@ -139,6 +168,8 @@ def select_forms(weak: Mapping[str, Any], forms: Iterable[str] | None) -> Weak:
     selected: Weak = {key: weak[key] for key in FORMS[:4] if key in weak and key in wanted}
     if "tags" in wanted and "tags_complete" in weak:
         selected["tags_complete"] = weak["tags_complete"]
+    if "captions" in wanted:
+        selected |= {key: weak[key] for key in TEXTS if key in weak}
     maps = weak.get("maps")
     if kinds and maps is not None:
         # what is no map at all stays, so that `validate` can say so

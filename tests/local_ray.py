@@ -96,4 +96,6 @@ def use(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (deciding, observing):
         monkeypatch.setattr(module, "set_up_data", lambda: None)
     monkeypatch.setattr(job, "_start_ray", lambda config: None)
-    monkeypatch.setattr(job, "embed_prompts", lambda classes, models: text_bank(models.path(models.clip), classes))
+    monkeypatch.setattr(
+        job, "embed_prompts", lambda classes, models, *known: text_bank(models.path(models.clip), classes, *known)
+    )

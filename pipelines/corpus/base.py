@@ -1,5 +1,6 @@
 """What every corpus reader gives, a stream of assets, and what readers share: listing folders, sizes, modification."""
 
+import glob
 import os
 import re
 import stat
@@ -130,6 +131,29 @@ def walk(root: str) -> Iterator[Entry]:
     else:
         fs, inner = filesystem(root)
         yield from _walk_remote(fs, inner, "", root.partition("::")[2] and "::" + root.partition("::")[2])
+
+
+def shards(root: str, endings: tuple[str, ...]) -> Iterator[Entry]:
+    """The files that an address means: itself, what a glob matches, or those of a folder that end so; sorted."""
+    found = kind(root)
+    if found == "file":
+        yield Entry(root.rpartition("/")[2], root, *facts(root))
+    elif found == "folder":
+        yield from (entry for entry in walk(root) if entry.path.lower().endswith(endings))
+    elif any(character in root for character in "*?["):
+        yield from _matches(root)
+
+
+def _matches(pattern: str) -> Iterator[Entry]:
+    inner, uris = pattern, {}
+    if local_path(pattern) is not None:
+        uris = {path: path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()}  # noqa: PTH207
+    else:
+        fs, inner = filesystem(pattern)
+        uris = {path: fs.unstrip_protocol(path) for path in fs.glob(inner)}
+    base = inner[: min(inner.index(c) for c in "*?[" if c in inner)].rpartition("/")[0]
+    for path, uri in sorted(uris.items()):
+        yield Entry(path.removeprefix(base).lstrip("/"), uri, *facts(uri))
 
 
 def _walk_local(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:

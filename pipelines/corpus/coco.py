@@ -3,7 +3,7 @@
 `--images.root` says where the images are; without it they are looked for beside the file. Categories are the default
 class set, with their ids. Its annotation is complete, so weak labels are made from it, of those forms only that are
 asked for: tags, boxes, and (partial) the maps of its segmentations, where unannotated pixels say nothing; points,
-scribbles and noisy maps from these maps with a fixed seed.
+scribbles and noisy maps from these maps with a fixed seed; `captions`, where annotations have one.
 """
 
 import json
@@ -94,6 +94,8 @@ class CocoCorpus(Corpus):
     def _weak(self, image: dict[str, Any]) -> dict[str, Any]:
         annotations = [a for a in self._annotations[image["id"]] if a.get("category_id") in self._categories]
         weak: dict[str, Any] = {"unknown_classes": "ignore"}
+        if "captions" in self.forms:
+            weak["captions"] = [a["caption"] for a in self._annotations[image["id"]] if a.get("caption")]
         if "tags" in self.forms:
             shown = {a["category_id"] for a in annotations}
             weak["tags"] = [{"class": name, "present": i in shown} for i, name in sorted(self._categories.items())]
@@ -104,7 +106,7 @@ class CocoCorpus(Corpus):
                 if not a.get("iscrowd")
                 for x, y, w, h in [a.get("bbox") or (0, 0, 0, 0)]
             ]
-        if drawn := [form for form in self.forms if form not in ("tags", "boxes")]:
+        if drawn := [form for form in self.forms if form not in ("tags", "boxes", "captions")]:
             try:
                 mask = self._mask(image, annotations)
             except (KeyError, ValueError, TypeError, IndexError) as error:

@@ -10,7 +10,8 @@ from pipelines.corpus.folder import may_be_image
 from pipelines.corpus.sidecar import WithSidecar
 from pipelines.weak import FORMS
 
-LAYOUTS = ("sample", "folder", "voc", "coco", "parquet", "jsonl")
+LAYOUTS = ("sample", "folder", "voc", "coco", "parquet", "wds", "jsonl")
+SHARDS = ((".parquet", "parquet"), (".tar", "wds"))  # files of many images
 DETECT_FILES = 1000  # a look at so many files tells what a folder holds
 PREFIX = re.compile(rf"({'|'.join(LAYOUTS)}):(?!//)(.*)", re.DOTALL)
 
@@ -74,7 +75,8 @@ def split_prefix(text: str) -> tuple[str, str]:
 def detect(address: str) -> str:
     """The layout at an address, by its extension and what lies there. Raises CorpusError where nothing does."""
     lower = address.lower()
-    for suffix, layout in ((".parquet", "parquet"), (".jsonl", "jsonl"), (".ndjson", "jsonl"), (".json", "coco")):
+    endings = (*SHARDS, (".jsonl", "jsonl"), (".ndjson", "jsonl"), (".json", "coco"))
+    for suffix, layout in endings:
         if lower.endswith(suffix):
             return layout
     found = kind(address)
@@ -85,13 +87,14 @@ def detect(address: str) -> str:
     if kind(join(address, "JPEGImages")) == "folder":
         return "voc"
     names = [entry.path.lower() for entry in islice(walk(address), DETECT_FILES)]
-    only_parquet = any(name.endswith(".parquet") for name in names) and not any(map(may_be_image, names))
-    return "parquet" if only_parquet else "folder"
+    images = any(map(may_be_image, names))
+    held = (layout for suffix, layout in SHARDS if any(name.endswith(suffix) for name in names))
+    return "folder" if images else next(held, "folder")
 
 
 def _reader(layout: str, address: str, config: CorpusSettings) -> Corpus:
     # a reader's imports are only paid where it is used
-    forms = tuple(form for form in FORMS if form in (config.weak or ()))
+    forms = tuple(form for form in (*FORMS, "captions") if form in (config.weak or ()))
     if "maps" in (config.weak or ()):
         forms = (*forms, "partial", "noisy")
     if layout == "sample":
@@ -109,7 +112,11 @@ def _reader(layout: str, address: str, config: CorpusSettings) -> Corpus:
     if layout == "parquet":
         from pipelines.corpus.parquet import ParquetCorpus
 
-        return ParquetCorpus(address, config.images.column)
+        return ParquetCorpus(address, config.images.column, config.images.root)
+    if layout == "wds":
+        from pipelines.corpus.webdataset import WebDatasetCorpus
+
+        return WebDatasetCorpus(address)
     if layout == "jsonl":
         from pipelines.corpus.jsonl import JsonlCorpus
 

@@ -1,19 +1,21 @@
 """`parquet:FILE_FOLDER_OR_GLOB`: Parquet files with one image a row: bytes, or Hugging Face's struct of bytes, path.
 
-Beside the image, these columns are read where a file has them: `weak` (JSON text of pipelines/weak.py's mapping) and
-`tags` (a list of class names). Listing reads the footers and these columns, never the images.
+A column of text that `--images.column` names holds addresses of the images, relative to the Parquet file or to
+`--images.root`. What lies at a remote one is looked at when it is read, and again when the Parquet file changes.
+
+Beside the image, these columns are read where a file has them: `weak` (JSON text of pipelines/weak.py's mapping),
+`tags` (a list of class names), `caption` or `captions`. Listing reads the footers and these columns, never the images.
 """
 
-import glob
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from pipelines.corpus.base import UNKNOWN_SIZE, Asset, Corpus, CorpusError, Entry, absolute, facts, kind, walk
-from pipelines.corpus.read import cell_uri, filesystem, local_path, open_parquet
+from pipelines.corpus.base import UNKNOWN_SIZE, Asset, Corpus, CorpusError, absolute, facts, join, shards
+from pipelines.corpus.read import cell_uri, local_path, open_parquet
 
 ROWS_A_BATCH = 4096
+CAPTIONS = ("captions", "caption")
 
 
 class ParquetCorpus(Corpus):
@@ -23,29 +25,13 @@ class ParquetCorpus(Corpus):
     An asset is "FILE#row=N", its tag `path` the path that Hugging Face's struct carries.
     """
 
-    def __init__(self, address: str, column: str | None = None) -> None:
+    def __init__(self, address: str, column: str | None = None, images_root: str | None = None) -> None:
         self.root = absolute(address)
         self._column = column
-        self._files = self._find()
+        self._images_root = absolute(images_root) if images_root else None
+        self._files = list(shards(self.root, (".parquet", ".pq")))
         if not self._files:
             raise CorpusError(f"there is no Parquet file at {self.root}")
-
-    def _find(self) -> list[Entry]:
-        if any(character in self.root for character in "*?[") and kind(self.root) == "missing":
-            return self._glob()
-        found = kind(self.root)
-        if found == "file":
-            return [Entry(self.root.rpartition("/")[2], self.root, *facts(self.root))]
-        return [e for e in walk(self.root) if e.path.lower().endswith((".parquet", ".pq"))] if found == "folder" else []
-
-    def _glob(self) -> list[Entry]:
-        if local_path(self.root) is not None:
-            paths = sorted(path for path in glob.glob(self.root, recursive=True) if Path(path).is_file())  # noqa: PTH207
-        else:
-            fs, inner = filesystem(self.root)
-            paths = sorted(fs.unstrip_protocol(path) for path in fs.glob(inner))
-        base = self.root[: min(self.root.index(c) for c in "*?[" if c in self.root)].rpartition("/")[0]
-        return [Entry(path.removeprefix(base).lstrip("/"), path, *facts(path)) for path in paths]
 
     def list(self) -> Iterator[Asset]:
         for file in self._files:
@@ -54,11 +40,15 @@ class ParquetCorpus(Corpus):
             except OSError as error:
                 raise CorpusError(f"{file.uri} cannot be read: {error}") from error
             column = self._image_column(parquet.schema_arrow, file.uri)
-            for row, beside in enumerate(_beside(parquet, column)):
-                uri = cell_uri(file.uri, row, column)
+            of_addresses = _holds_text(parquet.schema_arrow.field(column).type)
+            base = self._images_root or file.uri.rpartition("/")[0]
+            for row, beside in enumerate(_beside(parquet, column, of_addresses)):
+                uri, found = cell_uri(file.uri, row, column), (UNKNOWN_SIZE, f"{file.size_bytes}-{file.mtag}")
+                if of_addresses and beside["path"]:
+                    uri = join(base, beside["path"])
+                    found = found if local_path(uri) is None else facts(uri)
                 tags = {"path": beside["path"]} if beside.get("path") else {}
-                asset = f"{file.path}#row={row}"
-                yield Asset(asset, uri, UNKNOWN_SIZE, f"{file.size_bytes}-{file.mtag}", _weak(beside), tags)
+                yield Asset(f"{file.path}#row={row}", uri, *found, _weak(beside), tags)
 
     def _image_column(self, schema: Any, uri: str) -> str:
         if self._column is not None:
@@ -81,15 +71,21 @@ def _holds_images(kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
-def _beside(parquet: Any, column: str) -> Iterator[dict[str, Any]]:
-    """What each row holds beside the image: path, weak, tags."""
+def _holds_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _beside(parquet: Any, column: str, of_addresses: bool) -> Iterator[dict[str, Any]]:
+    """What each row holds beside the image: path, weak, tags, captions. of_addresses: the column is the path."""
     import pyarrow.types as types
 
     schema = parquet.schema_arrow
-    columns = [name for name in ("weak", "tags") if name in schema.names and name != column]
+    columns = [name for name in ("weak", "tags", *CAPTIONS) if name in schema.names and name != column]
     kind = schema.field(column).type
     has_path = types.is_struct(kind) and kind.get_field_index("path") >= 0
-    columns += [f"{column}.path"] if has_path else []
+    columns += [f"{column}.path"] if has_path else [column] if of_addresses else []
     if not columns:
         yield from ({} for _ in range(parquet.metadata.num_rows))
         return
@@ -97,6 +93,8 @@ def _beside(parquet: Any, column: str) -> Iterator[dict[str, Any]]:
         for values in batch.to_pylist():
             if has_path:
                 values["path"] = (values.pop(column) or {}).get("path")
+            elif of_addresses:
+                values["path"] = values.pop(column)
             yield values
 
 
@@ -110,4 +108,6 @@ def _weak(beside: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(weak, dict):
         return {"problems": [f"the column `weak` is not a mapping: {weak!r:.60}"]}
     tags = beside.get("tags")
-    return {"tags": tags, **weak} if isinstance(tags, list) else dict(weak)
+    captions = next((beside[name] for name in CAPTIONS if beside.get(name)), None)
+    said = {"tags": tags} if isinstance(tags, list) else {}
+    return {**said, **({"captions": captions} if captions else {}), **weak}

@@ -4,6 +4,7 @@
 rawpath:%2Fphotos%2F%FF.jpg              a local file whose name is not UTF-8, percent-encoded
 s3://bucket/a.jpg                        any URL that fsspec reads
 s3://bucket/x.parquet#row=7&column=image a cell of a Parquet file
+s3://bucket/x.tar#offset=512&size=9000   a part of a file, such as a member of a tar
 data:image/png;base64,....               the bytes themselves
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 PARQUET_CELL = re.compile(r"(?P<file>.+)#row=(?P<row>\d+)&column=(?P<column>[^#]+)", re.DOTALL)
+PART = re.compile(r"(?P<file>.+)#offset=(?P<offset>\d+)&size=(?P<size>\d+)", re.DOTALL)
 CHAINED = re.compile(r"::[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 ROW_GROUPS_CACHED = 2  # a row group can be hundreds of MB; rows are read in order, so the last one is nearly always hit
 
@@ -29,6 +31,8 @@ def read_bytes(uri: str) -> bytes:
         return base64.b64decode(body) if head.endswith(";base64") else unquote_to_bytes(body)
     if cell := PARQUET_CELL.fullmatch(uri):
         return _cells.read(cell["file"], int(cell["row"]), cell["column"])
+    if part := PART.fullmatch(uri):
+        return _read_part(part["file"], int(part["offset"]), int(part["size"]))
     path = local_path(uri)
     if path is None:
         fs, inner = filesystem(uri)
@@ -39,6 +43,20 @@ def read_bytes(uri: str) -> bytes:
         # A folder is listed as an asset only where its entries could not be read: say why.
         with os.scandir(path):
             raise
+
+
+def _read_part(file: str, offset: int, size: int) -> bytes:
+    path = local_path(file)
+    if path is None:
+        fs, inner = filesystem(file)
+        data = bytes(fs.cat_file(inner, start=offset, end=offset + size))
+    else:
+        with Path(path).open("rb") as stream:
+            stream.seek(offset)
+            data = stream.read(size)
+    if len(data) < size:
+        raise FileNotFoundError(f"{file} is shorter than when it was listed")
+    return data
 
 
 def local_path(uri: str) -> str | None:
@@ -78,6 +96,10 @@ def filesystem(uri: str) -> tuple[Any, str]:
         return fs, path
     fs = _filesystem(uri.partition("://")[0].lower())
     return fs, fs._strip_protocol(uri)
+
+
+def part_uri(file: str, offset: int, size: int) -> str:
+    return f"{file}#offset={offset}&size={size}"
 
 
 def cell_uri(file: str, row: int, column: str) -> str:

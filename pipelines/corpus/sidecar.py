@@ -119,9 +119,10 @@ class WithSidecar(Corpus):
     def remarks(self) -> tuple[str, ...]:
         count, paths = self.sidecar.unused() if self.sidecar else (0, [])
         if not count or self.sidecar is None:
-            return ()
+            return tuple(self.corpus.remarks())
         shown = ", ".join(map(repr, paths))
         return (
+            *self.corpus.remarks(),
             f"{count} lines of {self.sidecar.address} name no image of the corpus ({shown}{', ...' * (count > 5)})",
         )
 

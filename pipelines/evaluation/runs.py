@@ -14,7 +14,7 @@ from pipelines.config import LabelConfig, UsageError
 from pipelines.learned import head_of
 from pipelines.references import resolve
 from pipelines.tables.evidence import EvidenceStore
-from pipelines.text import text_bank
+from pipelines.text import KNOWLEDGE, NOTHING, Knowledge, text_bank
 
 
 @dataclass
@@ -27,6 +27,7 @@ class PastRun:
     observe_id: str
     clip_digest: str
     head_digest: str = ""
+    knowledge: Knowledge = NOTHING
 
     @classmethod
     def load(cls, output: str, run_id: str) -> "PastRun":
@@ -37,6 +38,7 @@ class PastRun:
             classes = yaml.safe_load(storage.read_bytes(storage.join(folder, "classes.yaml")))
         except FileNotFoundError as error:
             raise UsageError(f"labels of run {run_id} are there, but not what it was told: {error}") from error
+        known = storage.join(folder, KNOWLEDGE)
         digests = config.pop("digests")
         return cls(
             output,
@@ -45,18 +47,19 @@ class PastRun:
             digests["observe_id"],
             digests["models"]["clip"],
             digests.get("head", ""),
+            Knowledge(**yaml.safe_load(storage.read_bytes(known))) if storage.exists(known) else NOTHING,
         )
 
     @cached_property
     def text(self) -> TextBank:
-        """The class set's prompts embedded, the mean over the templates of each text, and what the corpus taught."""
+        """The class set's prompts embedded, with all that the run knew of the classes, and what the corpus taught."""
         clip = resolve(self.config.observe.clip.model)
         if clip.digest != self.clip_digest:
             raise UsageError(
                 f"{self.config.observe.clip.model} is not the model any more that made the evidence; "
                 "--baselines false leaves out what needs it"
             )
-        bank = text_bank(str(clip.path), self.classes)
+        bank = text_bank(str(clip.path), self.classes, self.knowledge)
         return replace(bank, head=head_of(self.output, self.config.learn, self.head_digest))
 
     @cached_property

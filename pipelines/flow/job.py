@@ -32,7 +32,7 @@ from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
 from pipelines.stages.read import ReadConfig
 from pipelines.tables.evidence import EvidenceStore
-from pipelines.text import text_bank
+from pipelines.text import KNOWLEDGE, NOTHING, Knowledge, knowledge, text_bank
 from pipelines.tracking import Tracker
 
 # Images an actor hands to the models at once; reading the next ones goes on meanwhile.
@@ -137,8 +137,12 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         folder = storage.join(storage.absolute(config.output), "evidence")
         there = [one for one in ids if storage.list_files(EvidenceStore(folder, one).url)]
         observe_id = (there or ids)[0]
-    decide_digest = digest([config_digest(config.decide), DECIDE_VERSION, clip.digest])
-    run = Run(config, classes, observe_id, decide_digest, {"clip": clip.digest, "sam": sam.digest}, layout)
+    answers = storage.join(storage.absolute(config.output), "descriptions.json")
+    known = knowledge(config.text, classes, answers, ask=not config.dry_run)
+    # Labels that were decided without more knowledge than the class set keep their digest.
+    said = [known.digest] if known.digest else []
+    decide_digest = digest([config_digest(config.decide), DECIDE_VERSION, clip.digest, *said])
+    run = Run(config, classes, observe_id, decide_digest, {"clip": clip.digest, "sam": sam.digest}, layout, known)
     try:
         run.manifest.version()
     except Exception as error:
@@ -235,7 +239,7 @@ def _learn(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Model
     card, tagged = learning.find(run, rows, known)
     if tagged:
         _start_ray(run.config)
-        card = timed(run, "learn", lambda: learning.learn(run, tagged, known, embed_prompts(run.classes, models)))
+        card = timed(run, "learn", lambda: learning.learn(run, tagged, known, embed_prompts(run.classes, models, run.knowledge)))
     if card is not None:
         run.learned(card.digest)
         _record_inputs(run)
@@ -245,18 +249,19 @@ def _decide(run: Run, todo: deciding.Plan, models: Models, kinds: Sequence[secon
     text = None
     if todo.work:
         _start_ray(run.config)
-        text = replace(embed_prompts(run.classes, models), head=head_of(run.output, run.config.learn, run.head_digest))
+        bank = embed_prompts(run.classes, models, run.knowledge)
+        text = replace(bank, head=head_of(run.output, run.config.learn, run.head_digest))
     class_ids = {kind.run.observe_id: ids for kind in kinds if (ids := kind.class_ids()) is not None}
     return deciding.decide(run, todo, text, class_ids)
 
 
-def embed_prompts(classes: ClassSet, models: Models) -> TextBank:
+def embed_prompts(classes: ClassSet, models: Models, known: Knowledge = NOTHING) -> TextBank:
     """The class set's prompts in CLIP's text space, embedded in a worker so that the driver holds no model."""
     import ray
 
     @ray.remote(num_cpus=0.5)
     def embed() -> TextBank:
-        return text_bank(models.path(models.clip), classes)
+        return text_bank(models.path(models.clip), classes, known)
 
     return ray.get(embed.remote())
 
@@ -272,6 +277,8 @@ def _record_inputs(run: Run) -> None:
         "head": run.head_digest,
     }
     files = {"config.yaml": {**config, "digests": digests}, "classes.yaml": run.classes.to_dict()}
+    if run.knowledge.digest:
+        files[KNOWLEDGE] = run.knowledge.to_dict()
     for name, content in files.items():
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         try:

@@ -19,6 +19,7 @@ from pipelines.tables.human import HumanTable
 from pipelines.tables.labels import LabelTable
 from pipelines.tables.manifest import ManifestTable
 from pipelines.tables.quarantine import QuarantineTable
+from pipelines.text import NOTHING, Knowledge
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Run:
     decide_digest: str
     model_digests: dict[str, str]
     layout: Layout
+    knowledge: Knowledge = NOTHING
     run_id: str = ""
     head_digest: str = ""  # of what the corpus taught, where that is decided with; see `learned`
     corpus: str = ""  # address of the whole corpus, once it is open

@@ -1,6 +1,7 @@
 """Forgetting from beginning to end: who is meant, remember, remove, look again, tell."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -158,10 +159,14 @@ def _check(config: ForgetConfig, output: str, known: identity.Known, work: Work)
 
 
 def _marks(names: Names) -> list[tuple[str, str]]:
-    # The address of a Parquet cell is a row number, which may be another image's tomorrow; its digest is remembered.
+    # The address of a Parquet cell is a row number, and that of a tar's member a place in it, which may be another
+    # image's tomorrow; its digest is remembered.
     own = {"asset": names.assets, "uri": names.uris, "digest": names.digests}
     return [
-        (kind, value) for kind, values in own.items() for value in values if kind == "digest" or "#row=" not in value
+        (kind, value)
+        for kind, values in own.items()
+        for value in values
+        if kind == "digest" or not re.search("#(row|offset)=", value)
     ]
 
 

@@ -1,6 +1,7 @@
 """What forgetting cannot reach: students that learned from the image, MLflow's copies, the photograph itself."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -143,7 +144,7 @@ def photographs(names: Names) -> list[str]:
     found = []
     for uri in sorted(names.uris):
         try:
-            there = not uri.startswith("data:") and kind(uri.partition("#row=")[0]) == "file"
+            there = not uri.startswith("data:") and kind(re.split("#(?:row|offset)=", uri)[0]) == "file"
         except OSError:
             there = True  # Nobody can say; better one line too many.
         if there:

@@ -102,7 +102,7 @@ def replace_models(images: int, changed: int) -> None:
     listing.open_corpus = lambda config: corpus  # type: ignore[assignment, misc]
     observing.observe, deciding._decide = observe, decide  # type: ignore[assignment]
     job._start_ray = lambda config: None  # type: ignore[assignment]
-    job.embed_prompts = lambda classes, models: None  # type: ignore[assignment, return-value]
+    job.embed_prompts = lambda *_: None  # type: ignore[assignment, return-value]
 
 
 def night(output: Path, images: int, changed: int) -> dict[str, Any]:

@@ -232,3 +232,43 @@ def test_nothing_that_a_record_holds_raises_and_what_is_kept_can_be_used(weak: d
     assert (arrays.boxes[:, 2:] > arrays.boxes[:, :2]).all()
     weak_labels.hints(weak)
     weak_labels.hints(clean)
+
+
+def test_captions_and_free_words_prove_presence_and_never_absence() -> None:
+    classes = ClassSet.load("voc")
+    weak = {"captions": ["Two puppies on a couch", "no cats, a catalog"], "words": ["Kittens", "sunset", "cat food"]}
+    clean, problems = weak_labels.validate(weak, classes)
+    assert clean == {"tags": [{"class": name, "present": True} for name in ("cat", "dog", "sofa")]} and not problems
+    assert weak_labels.validate(clean, classes) == (clean, [])
+    arrays = weak_labels.to_arrays(clean, classes, 10, 10)
+    assert not arrays.absent.any() and arrays.present is not None and arrays.present.sum() == 3
+    # Nothing that is named: nothing is known, of any class.
+    clean, _ = weak_labels.validate({"captions": "a beach at sunset", "words": ["sea"]}, classes)
+    assert clean == {} and weak_labels.to_arrays(clean, classes, 10, 10).present is None
+
+
+def test_tags_are_believed_before_captions() -> None:
+    classes = ClassSet.load("cat, dog, cow")
+    tags = [{"class": "dog", "present": False}]
+    clean, problems = weak_labels.validate({"tags": tags, "captions": ["a dog and a cow"]}, classes)
+    assert clean["tags"] == [{"class": "cow", "present": True}, *tags] and not problems
+    clean, _ = weak_labels.validate({"tags": ["cat"], "tags_complete": True, "captions": ["a cow"]}, classes)
+    assert clean == {"tags": [{"class": "cat", "present": True}], "tags_complete": True}
+    both = [{"class": "cat", "present": True}, {"class": "cat", "present": False}]
+    clean, problems = weak_labels.validate({"tags": both, "captions": ["a cat"]}, classes)
+    assert clean == {} and "tagged both" in str(problems[0])
+
+
+def test_captions_are_a_form_that_can_be_chosen_and_what_is_no_text_is_told() -> None:
+    weak = {"tags": ["dog"], "captions": ["a cat"], "words": ["cow"]}
+    assert weak_labels.select_forms(weak, ["captions"]) == {"captions": ["a cat"], "words": ["cow"]}
+    assert weak_labels.select_forms(weak, ["tags"]) == {"tags": ["dog"]}
+    clean, problems = weak_labels.validate({"captions": ["a cat", 7], "words": {"a": 1}}, ClassSet.load("cat"))
+    assert clean == {"tags": [{"class": "cat", "present": True}]}
+    assert [str(p) for p in problems] == ["captions[1]: expected text, not 7", "words: expected a list, not {'a': 1}"]
+
+
+def test_a_caption_says_a_class_by_the_name_that_it_had() -> None:
+    classes = ClassSet.load({"classes": [{"id": 3, "name": "cat"}], "migrations": [{"rename": 3, "was": "moggy"}]})
+    clean, _ = weak_labels.validate({"captions": ["two moggies"]}, classes)
+    assert clean == {"tags": [{"class": "cat", "present": True}]}
