@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -122,9 +122,9 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         {config.observe.clip.model: clip.digest, config.observe.sam.model: sam.digest},
     )
     layout = _layout(config)
-    from models.observe_config import ALGORITHM_VERSION
+    from models.observe_config import ALGORITHM_VERSION, key_fields
 
-    observe = asdict(config.observe)
+    observe = key_fields(config.observe)
     # The address of a model may change, its content may not.
     observe["clip"]["model"], observe["sam"]["model"] = clip.digest, sam.digest
     # Numbers differ between devices. Deciding alone takes what evidence there is, wherever it was made.
