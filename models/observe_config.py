@@ -1,15 +1,20 @@
 """What *observe* can be told. Free of torch, so that `--help` is fast; everything here is part of the evidence key."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 # Raise it whenever the same picture and config give other evidence: it is part of the evidence key.
 ALGORITHM_VERSION = 1
 
 
-def _option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help text and, for numbers, its inclusive range."""
-    metadata: dict[str, Any] = {"help": text}
+def _option(
+    default: Any, text: str, low: float | None = None, high: float | None = None, *, later: bool = False
+) -> Any:
+    """A field with its help text and, for numbers, its inclusive range.
+
+    later: added when there was evidence without it, which its default describes; see `key_fields`.
+    """
+    metadata: dict[str, Any] = {"help": text, "later": later}
     if low is not None:
         metadata["range"] = (low, high)
     return field(default=default, metadata=metadata)
@@ -29,12 +34,15 @@ class ClipObserveConfig:
         0,
         2048,
     )
-    attention: Literal["auto", "plain", "vv"] = _option(
+    attention: Literal["auto", "plain", "vv", "qq", "kk", "qq+kk+vv"] = _option(
         "auto",
-        "How the last blocks mix patches: plain (as trained), vv (value-value, row by row closer to the object), "
-        "auto: what the checkpoint asks for, vv for official CLIP.",
+        "How the last blocks mix patches: plain (as trained), vv (value-value, row by row closer to the object), qq, "
+        "kk (queries, keys), qq+kk+vv (the mean of the three), auto: what the checkpoint asks for, vv for official "
+        "CLIP.",
     )
-    surgery_blocks: int = _option(5, "Last blocks of the image tower that attention=vv runs on.", 1, 64)
+    surgery_blocks: int = _option(
+        5, "Last blocks of the image tower that attention=vv and the like, and token_weight, run on.", 1, 64
+    )
     scales: tuple[float, ...] = _option(
         (1.0,),
         "Sizes, as factors of size_px, whose feature maps are averaged; time grows with their squares.",
@@ -42,6 +50,35 @@ class ClipObserveConfig:
         4.0,
     )
     flip: bool = _option(False, "Also average the features of the mirrored picture; doubles the time.")
+    # How patches attend, and how closely the picture is looked at
+    extra_attention: float = _option(
+        0.0,
+        "Weight of an attention by the likeness of whole tokens, above the average one, which is added to that of "
+        "attention=vv and the like (0: none).",
+        0.0,
+        4.0,
+        later=True,
+    )
+    token_weight: float = _option(
+        0.0,
+        "Patches that the class token looks at count for more in the last blocks, the others for less: by this share "
+        "between first and last (0: all alike).",
+        0.0,
+        2.0,
+        later=True,
+    )
+    tiles: tuple[int, ...] = _option(
+        (),
+        "Also look at the picture in k x k overlapping tiles, for each of these k; 2 costs 4 times the whole.",
+        2,
+        8,
+        later=True,
+    )
+    tiles_overlap: float = _option(0.25, "Share of such a tile that overlaps the next one.", 0.0, 0.75, later=True)
+    tiles_grid: float = _option(
+        2.0, "With tiles: how much finer the grid of the averaged features is than that of the whole.", 1.0, 4.0,
+        later=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,6 +135,21 @@ class ObserveConfig:
         0,
         1024,
     )
+
+
+def key_fields(config: ObserveConfig) -> dict[str, Any]:
+    """The config as it enters the evidence key: every field, but a later one only where it is not at its default, so
+    that evidence from before it existed stays valid."""
+    return _key_fields(config)
+
+
+def _key_fields(part: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for one in fields(part):
+        value = getattr(part, one.name)
+        if not (one.metadata.get("later") and value == one.default):
+            found[one.name] = _key_fields(value) if is_dataclass(value) else value
+    return found
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from models.clip.labeler import PatchTextLabeler
 from models.clip.load import load_clip
 from models.clip.shapes import bucket
+from models.clip.tiling import Tile, cut, resample, stitch
 from models.device import autocast, pick_device, pick_dtype
 from models.observe_config import ObserveConfig
 
@@ -22,7 +23,8 @@ GPU_BATCH = 16
 
 @dataclass(frozen=True)
 class ClipInput:
-    """One picture, resized to its bucket once for every scale: uint8 [H, W, 3] each, the base scale first."""
+    """One picture, resized to its bucket once for every scale: uint8 [H, W, 3] each, the base scale first; then its
+    tiles, if any, likewise resized."""
 
     pictures: tuple[npt.NDArray[np.uint8], ...]
 
@@ -45,10 +47,12 @@ class ClipObserver:
         self.dtype = pick_dtype(config.dtype, self.device)
         self.micro_batch = config.micro_batch or (GPU_BATCH if self.device.type == "cuda" else 1)
         mode = checkpoint.attention if clip.attention == "auto" else clip.attention
-        self.labeler = PatchTextLabeler(checkpoint, mode, clip.surgery_blocks).to(self.device).eval()
+        hooks = clip.surgery_blocks, clip.extra_attention, clip.token_weight
+        self.labeler = PatchTextLabeler(checkpoint, mode, *hooks).to(self.device).eval()
         self.size_px = clip.size_px or checkpoint.image_size_px
         self.scales = sorted(clip.scales, key=lambda scale: abs(scale - 1))  # The base scale first.
         self.flip = clip.flip
+        self.tiles, self.tiles_overlap, self.tiles_grid = clip.tiles, clip.tiles_overlap, clip.tiles_grid
 
     def prepare(self, picture: npt.NDArray[np.uint8]) -> ClipInput:
         """picture: uint8 [H, W, 3], RGB, any size from 1x1."""
@@ -58,7 +62,18 @@ class ClipObserver:
         for scale in self.scales:
             rows, columns = bucket(height, width, round(self.size_px * scale), self.labeler.patch_px)
             resized.append(np.asarray(image.resize((columns, rows), Image.Resampling.BICUBIC)))
+        grid, levels = self._tiling(resized[0].shape)
+        down, across = height / grid[0], width / grid[1]
+        for tile in (tile for level in levels for tile in level):
+            box = tile.x0 * across, tile.y0 * down, tile.x1 * across, tile.y1 * down
+            shape = bucket(box[3] - box[1], box[2] - box[0], self.size_px, self.labeler.patch_px)
+            resized.append(np.asarray(image.resize(shape[::-1], Image.Resampling.BICUBIC, box=box)))
         return ClipInput(tuple(resized))
+
+    def _tiling(self, shape: tuple[int, ...]) -> tuple[tuple[int, int], list[list[Tile]]]:
+        """The common grid of a picture of this shape [H, W, 3] and its tiles, and those tiles for each k."""
+        rows, columns = (round(side // self.labeler.patch_px * self.tiles_grid) for side in shape[:2])
+        return (rows, columns), [cut((rows, columns), k, self.tiles_overlap) for k in self.tiles]
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[ClipInput]) -> list[tuple[Tensor, Tensor]]:
@@ -80,26 +95,37 @@ class ClipObserver:
         return [ClipSeen(features.cpu().numpy(), embedding.cpu().numpy()) for features, embedding in raw]
 
     def _forward_batch(self, inputs: Sequence[ClipInput]) -> tuple[Tensor, Tensor]:
-        """Inputs of one shape: mean over scales and flips of features [B, h, w, D] and embeddings [B, D]."""
-        all_features: list[Tensor] = []
-        all_embeddings: list[Tensor] = []
-        for scale in range(len(self.scales)):
-            stacked = torch.from_numpy(np.stack([one.pictures[scale] for one in inputs]))
-            pictures = stacked.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            for flipped in (False, True) if self.flip else (False,):
-                with autocast(self.device, self.dtype):
-                    features, embeddings = self.labeler(pictures.flip(-1) if flipped else pictures)
-                all_features.append(features.flip(2) if flipped else features)
-                all_embeddings.append(embeddings)
-        if len(all_features) == 1:
-            return all_features[0], all_embeddings[0]
-        grid = all_features[0].shape[1:3]
-        on_grid = [features if features.shape[1:3] == grid else _resample(features, grid) for features in all_features]
-        embedding = functional.normalize(torch.stack(all_embeddings).mean(0), dim=-1)
-        return torch.stack(on_grid).mean(0), embedding
+        """Inputs of one shape: features [B, h, w, D], the mean of the whole picture's and, with tiles, of what each k
+        makes of it; and the whole picture's embeddings [B, D]."""
+        whole, embedding = self._whole(inputs)
+        grid, levels = self._tiling(inputs[0].pictures[0].shape)
+        if not levels:
+            return whole, embedding
+        views = [resample(whole, grid)]
+        at = len(self.scales)
+        for tiles in levels:
+            seen = [self._see(inputs, at + i) for i in range(len(tiles))]
+            views.append(stitch([torch.stack([features for features, _ in one]).mean(0) for one in seen], tiles, grid))
+            at += len(tiles)
+        return torch.stack(views).mean(0), embedding
 
+    def _whole(self, inputs: Sequence[ClipInput]) -> tuple[Tensor, Tensor]:
+        """Mean over scales and flips of features [B, h, w, D] and embeddings [B, D]."""
+        seen = [one for scale in range(len(self.scales)) for one in self._see(inputs, scale)]
+        if len(seen) == 1:
+            return seen[0]
+        rows, columns = seen[0][0].shape[1:3]
+        on_grid = torch.stack([resample(features, (rows, columns)) for features, _ in seen])
+        return on_grid.mean(0), functional.normalize(torch.stack([one for _, one in seen]).mean(0), dim=-1)
 
-def _resample(features: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Features [B, h, w, D] on another grid."""
-    moved = features.permute(0, 3, 1, 2)
-    return functional.interpolate(moved, grid, mode="bilinear", align_corners=False, antialias=True).permute(0, 2, 3, 1)
+    def _see(self, inputs: Sequence[ClipInput], index: int) -> list[tuple[Tensor, Tensor]]:
+        """Features [B, h, w, D] and embeddings [B, D] of one picture of each input, as it is and, with flip, mirrored
+        (and the features mirrored back)."""
+        stacked = torch.from_numpy(np.stack([one.pictures[index] for one in inputs]))
+        pictures = stacked.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        with autocast(self.device, self.dtype):
+            seen = [self.labeler(pictures)]
+            if self.flip:
+                features, embeddings = self.labeler(pictures.flip(-1))
+                seen.append((features.flip(2), embeddings))
+        return seen

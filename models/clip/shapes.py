@@ -5,7 +5,7 @@ import math
 ASPECTS = (1.0, 4 / 3, 3 / 2, 2.0, 3.0, 5.0, 8.0)  # Longer side by shorter: photographs are 1, 4:3 or 3:2.
 
 
-def bucket(height: int, width: int, size_px: int, patch_px: int) -> tuple[int, int]:
+def bucket(height: float, width: float, size_px: int, patch_px: int) -> tuple[int, int]:
     """Size in pixels that a picture is resized to: multiples of the patch, the nearest bucket's aspect.
 
     The area is about size_px squared whatever the aspect. An aspect beyond 8:1 is squeezed into 8:1: grids cover the

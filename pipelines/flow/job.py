@@ -1,10 +1,8 @@
 """The job as a sequence of steps: list, observe, decide, publish, report."""
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,12 +17,13 @@ from pipelines.config import LabelConfig, UsageError, config_digest
 from pipelines.corpus.base import CorpusError
 from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, learning, listing, observing, plan, second
+from pipelines.flow.finish import Outcome, finish
 from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.past import check_classes
-from pipelines.flow.progress import duration, say
-from pipelines.flow.publish import Proposal, Published, Publisher
+from pipelines.flow.progress import say
+from pipelines.flow.publish import Proposal, Publisher
 from pipelines.flow.run import Run, digest
-from pipelines.flow.stop import RunFailed, stop_on_signals
+from pipelines.flow.stop import stop_on_signals
 from pipelines.flow.track import tracked
 from pipelines.learned import head_of
 from pipelines.lock import only_run
@@ -37,16 +36,6 @@ from pipelines.tracking import Tracker
 
 # Images an actor hands to the models at once; reading the next ones goes on meanwhile.
 CHUNK_IMAGES = {"cpu": 4, "cuda": 16}
-# So many stale corrections are told on the terminal; all of them are in summary.json.
-TOLD_STALE = 20
-
-
-@dataclass
-class Outcome:
-    """How a run ended. summary: what the last line of stdout says, None for a dry run."""
-
-    exit_code: int
-    summary: dict[str, Any] | None
 
 
 def label_corpus(config: LabelConfig, publisher: Publisher | None = None) -> Outcome:
@@ -108,7 +97,7 @@ def _label(
     run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
     proposal = Proposal(run, len(rows), known, todo, decided)
     published = timed(run, "publish", lambda: publisher(proposal))
-    return _finish(proposal, observed, published, tracker)
+    return finish(proposal, observed, published, tracker)
 
 
 def set_up(config: LabelConfig) -> tuple[Run, Models]:
@@ -124,9 +113,9 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         {config.observe.clip.model: clip.digest, config.observe.sam.model: sam.digest},
     )
     layout = _layout(config)
-    from models.observe_config import ALGORITHM_VERSION
+    from models.observe_config import ALGORITHM_VERSION, key_fields
 
-    observe = asdict(config.observe)
+    observe = key_fields(config.observe)
     # The address of a model may change, its content may not.
     observe["clip"]["model"], observe["sam"]["model"] = clip.digest, sam.digest
     # Numbers differ between devices. Deciding alone takes what evidence there is, wherever it was made.
@@ -239,7 +228,8 @@ def _learn(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Model
     card, tagged = learning.find(run, rows, known)
     if tagged:
         _start_ray(run.config)
-        card = timed(run, "learn", lambda: learning.learn(run, tagged, known, embed_prompts(run.classes, models, run.knowledge)))
+        text = embed_prompts(run.classes, models, run.knowledge)
+        card = timed(run, "learn", lambda: learning.learn(run, tagged, known, text))
     if card is not None:
         run.learned(card.digest)
         _record_inputs(run)
@@ -324,85 +314,3 @@ def _quarantine_rows(run: Run, rows: Sequence[listing.Wanted], known: Known) -> 
     about = {row.asset for row in rows} | set(run.manifest.gone())
     others = [row for row in run.quarantine.rows() if row["asset"] not in about]
     return [{name: row[name] for name in names} for row in (*known.bad.values(), *others)]
-
-
-def _finish(proposal: Proposal, observed: Observed, published: Published, tracker: Tracker) -> Outcome:
-    run, known, todo, decided = proposal.run, proposal.known, proposal.todo, proposal.decided
-    failures = observed.failures + decided.failures
-    unlabeled = proposal.images - len(known.bad) - todo.reused - decided.labeled
-    seconds = run.seconds.get("observe", 0.0) + run.seconds.get("decide", 0.0)
-    handled = observed.observed if observed.observed else decided.labeled
-    summary: dict[str, Any] = {
-        "run_id": run.run_id,
-        "images": proposal.images,
-        "observed": observed.observed,
-        "labeled": decided.labeled,
-        "reused": todo.reused,
-        "quarantined": len(known.bad),
-        "vanished": sum(row["cause"] == "vanished" for row in todo.removals),
-        "images_per_second": round(handled / seconds, 3) if handled else 0.0,
-        "report": None,
-        "snapshot": published.snapshot,
-        **published.summary,
-    }
-    details = {
-        **summary,
-        "unlabeled": unlabeled,
-        "seconds": {name: round(value, 3) for name, value in run.seconds.items()},
-        "observe_images_per_second": round(observed.images_per_second, 3),
-        "decide_images_per_second": round(decided.images_per_second, 3),
-        "evidence_bytes_per_image": round(observed.bytes / max(1, observed.observed)),
-        "quarantine_reasons": dict(Counter(row["error"] for row in known.bad.values())),
-        "corrected_by_people": todo.corrected,
-        "stale_corrections": todo.stale,
-        "failures": failures[:100],
-        **published.details,
-    }
-    from pipelines.flow.present import present
-
-    summary["report"] = details["report"] = present(proposal, published, details, tracker)
-    storage.write_bytes(storage.join(run.folder, "summary.json"), json.dumps(details, indent=2).encode())
-    _tell(run, details, observed, published)
-    if failures:
-        return Outcome(1, summary)
-    if unlabeled and (observed.out_of_budget or run.config.from_evidence):
-        # What was refused needs a person; what is left is done by the next run.
-        return Outcome(published.exit_code or 3, summary)
-    if unlabeled:
-        raise RunFailed(f"{unlabeled} readable images have no label, and no error says why: please report this")
-    return Outcome(published.exit_code, summary)
-
-
-def _state(run: Run, published: Published) -> str:
-    """What readers of the labels see."""
-    now = "no snapshot" if published.snapshot is None else f"snapshot {published.snapshot}"
-    return f"{now}, as before; candidate {run.run_id} was refused" if published.candidate else now
-
-
-def _tell(run: Run, details: dict[str, Any], observed: Observed, published: Published) -> None:
-    for asset, stage, reason in details["failures"]:
-        say(f"failed in {stage}: {asset}\n{reason}")
-    took = ", ".join(f"{name} {duration(value)}" for name, value in run.seconds.items())
-    say(
-        f"{details['images']:,} images: {details['labeled']:,} labeled"
-        f"{' in a candidate that was refused' if published.candidate else ''}, {details['reused']:,} as they were, "
-        f"{details['quarantined']:,} in quarantine, {details['unlabeled']:,} without a label; {details['vanished']:,} "
-        f"vanished ({took})"
-    )
-    for asset in details["stale_corrections"][:TOLD_STALE]:
-        say(f"correction not used: {asset} has other bytes than the person saw; it is kept in {run.human.url}")
-    if details["unlabeled"] and observed.out_of_budget:
-        say("the budget is used up; run the same command again for the rest")
-    elif details["unlabeled"] and run.config.from_evidence:
-        say("the rest has no evidence yet; run the same command without --from-evidence")
-    say(f"labels   {run.labels.url} ({_state(run, published)})")
-    if details["report"]:
-        say(f"report   {details['report']}")
-    for name in published.pages:
-        if name.endswith(".html"):
-            say(f"{name.removesuffix('.html'):<8} {storage.join(run.folder, name)}")
-    if run.config.corpus.startswith("sample:"):
-        say(
-            "your own photographs: python pipelines/label_corpus.py --corpus FOLDER_OR_URL "
-            '--classes "cat, dog, person" --output out/mine   (--help says all that it can do)'
-        )

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from pipelines import storage
-from pipelines.flow.job import Outcome, label_corpus
+from pipelines.flow.finish import Outcome
+from pipelines.flow.job import label_corpus
 from pipelines.flow.progress import say
 from pipelines.lock import only_run
 from pipelines.nightly import candidates, student

@@ -15,7 +15,8 @@ from small_models import write_clip, write_sam
 
 from pipelines import snapshots as snapshots_script
 from pipelines.config import LabelConfig
-from pipelines.flow.job import Outcome, label_corpus
+from pipelines.flow.finish import Outcome
+from pipelines.flow.job import label_corpus
 from pipelines.flow.stop import RunFailed
 from pipelines.nightly.config import NightlyConfig
 from pipelines.nightly.job import relabel_nightly
