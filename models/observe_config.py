@@ -44,8 +44,9 @@ class ClipObserveConfig:
         5, "Last blocks of the image tower that attention=vv and the like, and token_weight, run on.", 1, 64
     )
     scales: tuple[float, ...] = _option(
-        (1.0,),
-        "Sizes, as factors of size_px, whose feature maps are averaged; time grows with their squares.",
+        (),
+        "Sizes, as factors of size_px, whose feature maps are averaged; time grows with their squares. Default: what "
+        "the checkpoint asks for (pocket 1,1.5; any other 1).",
         0.25,
         4.0,
     )

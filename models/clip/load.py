@@ -27,6 +27,7 @@ class ClipCheckpoint:
     image_mean, image_std: per RGB channel, of values in 0..1. image_size_px: side of the dense input.
     attention: "plain" or "vv", the better one for dense labels. dense_normalise: whether patch features become unit
     vectors (cosine scores), or keep their length (dot products: a length then tells an object from its surroundings).
+    scales: of image_size_px, whose features are best averaged.
     """
 
     model: CLIPModel
@@ -35,6 +36,7 @@ class ClipCheckpoint:
     image_size_px: int
     attention: str
     dense_normalise: bool
+    scales: tuple[float, ...] = (1.0,)
 
     @property
     def patch_px(self) -> int:
@@ -79,6 +81,7 @@ def _load_pocket(folder: Path, config: dict[str, Any]) -> ClipCheckpoint:
         int(spec["image_size_px"]),
         spec["attention"],
         bool(spec["dense_normalise"]),
+        tuple(spec.get("scales", (1.0,))),
     )
 
 

@@ -50,7 +50,8 @@ class ClipObserver:
         hooks = clip.surgery_blocks, clip.extra_attention, clip.token_weight
         self.labeler = PatchTextLabeler(checkpoint, mode, *hooks).to(self.device).eval()
         self.size_px = clip.size_px or checkpoint.image_size_px
-        self.scales = sorted(clip.scales, key=lambda scale: abs(scale - 1))  # The base scale first.
+        # The base scale first.
+        self.scales = sorted(clip.scales or checkpoint.scales, key=lambda scale: abs(scale - 1))
         self.flip = clip.flip
         self.tiles, self.tiles_overlap, self.tiles_grid = clip.tiles, clip.tiles_overlap, clip.tiles_grid
 
