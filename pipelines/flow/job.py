@@ -10,12 +10,11 @@ from typing import Any
 
 import yaml
 
-from models.decide.decide import DECIDE_VERSION
 from models.decide.types import TextBank
 from models.evidence import ENCODING_VERSION
 from pipelines import execution, storage
 from pipelines.classes import ClassSet, ClassSetError
-from pipelines.config import LabelConfig, UsageError, config_digest
+from pipelines.config import LabelConfig, UsageError
 from pipelines.corpus.base import CorpusError
 from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, learning, listing, observing, plan, second
@@ -23,7 +22,7 @@ from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.past import check_classes
 from pipelines.flow.progress import duration, say
 from pipelines.flow.publish import Proposal, Published, Publisher
-from pipelines.flow.run import Run, digest
+from pipelines.flow.run import Run, decide_digest, digest
 from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.flow.track import tracked
 from pipelines.learned import head_of
@@ -137,8 +136,8 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         folder = storage.join(storage.absolute(config.output), "evidence")
         there = [one for one in ids if storage.list_files(EvidenceStore(folder, one).url)]
         observe_id = (there or ids)[0]
-    decide_digest = digest([config_digest(config.decide), DECIDE_VERSION, clip.digest])
-    run = Run(config, classes, observe_id, decide_digest, {"clip": clip.digest, "sam": sam.digest}, layout)
+    decided_by = decide_digest(config.decide, clip.digest)
+    run = Run(config, classes, observe_id, decided_by, {"clip": clip.digest, "sam": sam.digest}, layout)
     try:
         run.manifest.version()
     except Exception as error:
