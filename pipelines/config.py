@@ -14,6 +14,7 @@ from models.decide.config import DecideConfig
 from models.observe_config import HeatPromptConfig, ObserveConfig
 from pipelines import config_cli
 from pipelines.config_cli import UsageError
+from pipelines.config_schema import DURATION
 
 __all__ = ["LabelConfig", "UsageError", "config_digest", "parse"]
 
@@ -41,7 +42,7 @@ def _count(value: Any) -> Any:
     return float(match[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[match[2]]
 
 
-Duration = Annotated[float, BeforeValidator(_seconds), "DURATION"]
+Duration = Annotated[float, BeforeValidator(_seconds), DURATION]
 Count = Annotated[int, BeforeValidator(_count), "COUNT"]
 
 
@@ -186,6 +187,11 @@ class LabelConfig(Section):
     from_evidence: bool = Field(
         default=False, description="decide only, from evidence that is there; no model sees an image"
     )
+    publish_anyway: str | None = Field(
+        default=None,
+        description="publish again what a rollback took back, and of a night what the gate refuses, for this reason, "
+        "which is recorded",
+    )
     retry_quarantined: bool = Field(False, description="read again what is in quarantine for good")
     budget: Duration | None = Field(
         default=None, ge=0, description="stop observing after this time (2h, 30m, 90s), and publish what is done"
@@ -218,6 +224,13 @@ class LabelConfig(Section):
         if not {"clip", "sam"} <= set(labelers):
             raise ValueError("clip and sam make the evidence that everything is decided on: name both")
         return labelers
+
+    @field_validator("publish_anyway")
+    @classmethod
+    def _says_why(cls, reason: str | None) -> str | None:
+        if reason is not None and not reason.strip():
+            raise ValueError("say why: the reason is recorded with the snapshot")
+        return reason
 
     @property
     def students(self) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipelines.config_schema import MISSING, Path, Setting, sections, settings
+from pipelines.config_schema import DURATION, MISSING, Path, Setting, sections, settings
 
 COLUMN = 34
 
@@ -79,6 +79,8 @@ def _default(setting: Setting) -> str:
         return ""
     if isinstance(value, tuple | list):
         value = ",".join(map(str, value))
+    elif setting.kind == DURATION and not isinstance(value, str):
+        value = setting.shown(value)
     elif isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
         value = f"{value:,}"
     return f"default {value}".lower() if isinstance(value, bool) else f"default {value}"

@@ -18,6 +18,8 @@ import annotated_types
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 Path = tuple[str, ...]
+DURATION = "DURATION"
+"""How the kind of a setting in seconds is spelled."""
 MISSING = dataclasses.MISSING
 
 
@@ -69,16 +71,20 @@ class Setting:
             raise ValueError(f"{number} is not a finite number")
         too_low = self.low is not None and not number >= self.low
         if too_low or (self.high is not None and not number <= self.high):
-            raise ValueError(f"{_shown(number)} is not {self.range_text}")
+            raise ValueError(f"{self.shown(number)} is not {self.range_text}")
 
     @property
     def range_text(self) -> str:
         """ "in 0..1", "at least 1", or "" without a range."""
         if self.low is not None and self.high is not None:
-            return f"in {_shown(self.low)}..{_shown(self.high)}"
+            return f"in {self.shown(self.low)}..{self.shown(self.high)}"
         if self.low is not None:
-            return f"at least {_shown(self.low)}"
-        return f"at most {_shown(self.high)}" if self.high is not None else ""
+            return f"at least {self.shown(self.low)}"
+        return f"at most {self.shown(self.high)}" if self.high is not None else ""
+
+    def shown(self, number: float) -> str:
+        """A number as a person writes it; seconds as a duration, where the setting is one."""
+        return duration_text(number) if self.kind == DURATION else _shown(number)
 
     @property
     def kinds(self) -> tuple[Any, ...]:
@@ -97,6 +103,15 @@ class Setting:
     def kind(self) -> str:
         """How to spell a value, for people."""
         return _spell(self.annotation)
+
+
+def duration_text(seconds: float) -> str:
+    """ "30d", "1h30m" or "0": seconds as durations are written in a config."""
+    parts, rest = [], seconds
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        whole, rest = divmod(rest, size)
+        parts += [f"{int(whole)}{unit}"] if whole else []
+    return "".join([*parts, *([f"{rest:g}s"] if rest else [])]) or "0"
 
 
 def _shown(number: float) -> str:

@@ -8,16 +8,17 @@ One snapshot is exported, image by image, so a corpus of any size takes the same
 nothing, or finishes what was stopped; after the labels changed it brings the folder up to date, and leaves files of
 others there. Every format needs a folder of its own. What is in it:
 
-    coco           annotations/instances_SPLIT.json (RLE, exact), images/
+    coco           annotations/instances_SPLIT.json (RLE), images/
     coco-panoptic  annotations/panoptic_SPLIT.json, annotations/panoptic_SPLIT/*.png, images/
     yolo           data.yaml, images/SPLIT/, labels/SPLIT/ (polygons, exact as trainers draw them)
     voc            VOCdevkit/VOC2012/ with JPEGImages, SegmentationClass (palette PNGs), ImageSets, labelmap.txt
     huggingface    data/SPLIT-*.parquet with image, label and confidence, README.md (the card), id2label.json
     all            export.json (what it is of; `skipped`), classes.yaml, assets.json (file name to asset)
 
-Images that lie on a side by their EXIF are turned upright. An image that is gone, or whose bytes are not the labeled
-ones, is left out and listed. The last line on stdout is one JSON object. Exit codes: 0 exported; 1 failed, or images
-were left out; 2 bad usage; 130 and 143 stopped by SIGINT and SIGTERM.
+coco and yolo leave out parts of fewer than 20 pixels (--min_area_px 1 has them too); the other formats, and coco with
+--instances classes, hold every pixel. Images that lie on a side by their EXIF are turned upright. An image that is
+gone, or whose bytes are not the labeled ones, is left out and listed. The last line on stdout is one JSON object. Exit
+codes: 0 exported; 1 failed, or images were left out; 2 bad usage; 130 and 143 stopped by SIGINT and SIGTERM.
 """
 
 import json
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     done = "exported" if summary["written"] else "exported before"
     say(f"{summary['images']:,} images {done} to {summary['output']}, {summary['skipped']:,} left out")
+    if specks := summary.get("specks_left_out"):
+        say(f"{specks:,} parts of fewer than {config.smallest_px} pixels left out; --min_area_px 1 has them too")
     print(json.dumps(summary, ensure_ascii=False), flush=True)
     return 1 if summary["skipped"] else 0
 

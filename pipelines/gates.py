@@ -20,6 +20,8 @@ from pydantic import Field, ValidationError
 from pipelines.config import Section, UsageError
 from pipelines.config_cli import nearest
 
+#: Of a job whose gate stayed shut.
+EXIT_REFUSED = 4
 #: Two numbers this near are the same: 0.7 - 0.6 is a gain of 0.1.
 LEAST = 1e-9
 

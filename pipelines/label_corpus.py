@@ -4,6 +4,8 @@
     python pipelines/label_corpus.py --corpus voc:VOC2012 --split val --weak tags --output s3://bucket/labels
     ray job submit --working-dir . -- python pipelines/label_corpus.py --config run.yaml
 
+What a rollback (snapshots.py) took back is not published again without --publish-anyway "reason".
+
 The last line on stdout is one JSON object. Exit codes: 0 every readable image has a label in the published snapshot;
 1 the run failed, or failed on some image; 2 bad usage; 3 the budget was used up and there is more to do; 5 another
 run is at work on this output; 130 and 143 stopped by SIGINT and SIGTERM. The same command always goes on from where

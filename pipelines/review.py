@@ -6,7 +6,8 @@
 
 export chooses images by how mixed and doubtful their regions are (RIPU), how unsure the label is and how much the
 sources contradict each other; classes in turn, near-duplicates once. The labels come along as pre-annotations, and
-boxes point out the regions. What is in the folder:
+boxes point out the regions. Parts of fewer than --min_area_px pixels are not shown, and stay in the labels as they are.
+What is in the folder:
 
     label-studio  tasks.json (import), label_config.xml (Labeling Interface), images/ (serve them, see --image_url)
     cvat          annotations.xml ("CVAT for images 1.1"), images/
@@ -81,6 +82,8 @@ def _export(arguments: Sequence[str]) -> dict[str, Any]:
 
     summary = send(config)
     say(f"{summary['images']:,} images and {summary['regions']:,} regions to look at: {summary['review']}")
+    if specks := summary["specks_left_out"]:
+        say(f"{specks:,} parts of fewer than {config.min_area_px} pixels are not shown; --min_area_px 1 shows them too")
     return summary
 
 

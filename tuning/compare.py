@@ -7,10 +7,10 @@
 
 The page (one file, no server) shows, in this order: the settings that differ; the numbers, where runs that differ by
 their seed alone stand together as mean and spread; classes; coverage against precision (with gold; without it, coverage
-by confidence); which class turned into which, pixel by pixel; and the images that differ most, one picture over the
-other. The first one named is what the others are measured against. With --gold.uri all are judged anew on the same
-images; without it, the newest stored evaluation that they have in common is shown. Labels are streamed, and only images
-whose label changed are opened.
+by confidence); which class turned into which, pixel by pixel, and the cause; and the images that differ most, one
+picture over the other. The first one named is what the others are measured against. With --gold.uri all are judged anew
+on the same images; without it, the newest stored evaluation that they have in common is shown. Labels are streamed, and
+only images whose label changed are opened.
 
 The last line on stdout is one JSON object: `page`, `numbers` (a JSON file), `groups`, `settings`, `images`,
 `changed_pixels`, `metrics`. Exit codes: 0 compared; 1 failed; 2 bad usage; 130 and 143 stopped by a signal.

@@ -20,8 +20,8 @@ those are the champion's, or else with the champion's own hold-out, if it was of
 different images, masks or classes are refused, never compared. Who, when, why, the gate and the numbers are tags of the
 version; the champions of the past are a tag of the model, and --rollback goes back one by one.
 
-The last line on stdout is one JSON object. Exit codes: 0 promoted or rolled back; 3 refused, for the `reasons` in the
-JSON; 1 failed; 2 bad usage.
+The last line on stdout is one JSON object. Exit codes: 0 promoted or rolled back; 1 failed; 2 bad usage; 4 the gate
+refused, for the `reasons` in the JSON.
 """
 
 import json
@@ -34,9 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.config import UsageError, parse
 from pipelines.flow.progress import say
+from pipelines.gates import EXIT_REFUSED
 from tuning.promotion.config import PromoteConfig
 
-EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 1, 2, 3
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

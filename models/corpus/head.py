@@ -36,19 +36,21 @@ class HeadConfig:
     step. buffer: patches held in memory to be mixed. seed: order of the patches. class_balance: power of the inverse
     frequency that a class weighs with; 0: as frequent as it is, 1: all classes alike. min_images: classes known to be
     in fewer images get no head row. patches: of an image, at most. target_temperature, target_background: see
-    `soft_targets`. rounds: how often labels are made and learned from, each time with the head of before.
+    `soft_targets`. rounds: how often labels are made and learned from, each time with the head of before. trust_images:
+    a class that was learned from so many images is trusted by half.
     """
 
-    epochs: int = 4
+    epochs: int = 6
     lr: float = 2e-3
     weight_decay: float = 1e-4
     batch: int = 4096
     buffer: int = 131072
     seed: int = 0
     class_balance: float = 0.5
-    min_images: int = 5
+    min_images: int = 10
     patches: int = 128
     rounds: int = 2
+    trust_images: int = 20
     target_temperature: float = 0.11
     target_background: float = 0.5
 
@@ -58,7 +60,8 @@ class Head:
     """A fitted head: logits = weight @ ((features - mean) / scale) + bias.
 
     mean, scale: float32 [D]. weight: float32 [C+1, D], bias: float32 [C+1]; row 0 is the background. valid: bool [C],
-    the classes that it knows. background: whether the class set has one.
+    the classes that it knows. trust: float32 [C], 0..1, by how many images a class was learned from. background:
+    whether the class set has one.
     """
 
     mean: npt.NDArray[np.float32]
@@ -66,6 +69,7 @@ class Head:
     weight: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
     valid: BoolArray
+    trust: npt.NDArray[np.float32]
     background: bool = True
 
 
@@ -166,9 +170,11 @@ def fit_head_stream(chunks: Chunks, config: HeadConfig, images: npt.NDArray[np.i
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return Head(
-        centre.numpy(), spread.numpy(), weight.detach().numpy(), bias.detach().numpy(), usable[1:], bool(usable[0])
-    )
+    trust = np.ones(len(usable) - 1, np.float32)
+    if images is not None:
+        trust = np.asarray(images / (np.asarray(images) + max(config.trust_images, 1e-9)), np.float32)
+    weights = weight.detach().numpy(), bias.detach().numpy()
+    return Head(centre.numpy(), spread.numpy(), *weights, usable[1:], trust, bool(usable[0]))
 
 
 def head_heat(
@@ -181,7 +187,8 @@ def head_heat(
     """Heat of the classes that take part in an image, float32 [K, h, w], 0..1, in place of the text's.
 
     features: float [h, w, D]. rows: int [K], class rows. A softmax over the background and those classes, each map over
-    its own maximum. text: float32 [K, h, w], the heat of classes that the head does not know (0 where None).
+    its own maximum. text: float32 [K, h, w], the heat of what the head does not know, or as far as it is not trusted
+    (0 where None). temperature: logits are divided by it.
     """
     height, width, depth = features.shape
     maps = np.zeros((len(rows), height, width), np.float32) if text is None else np.array(text, np.float32)
@@ -194,7 +201,8 @@ def head_heat(
     shares = np.exp(logits - logits.max(0))
     shares = (shares / shares.sum(0))[int(head.background) :]
     shares = shares / np.maximum(shares.max(1, keepdims=True), 1e-6)
-    maps[known] = shares.reshape(len(known), height, width)
+    trust = head.trust[rows[known], None, None]
+    maps[known] = trust * shares.reshape(len(known), height, width) + (1 - trust) * maps[known]
     return maps
 
 

@@ -177,6 +177,9 @@ class DecideConfig:
     )
     # Fusion with the background
     background_threshold: float = _setting(0.45, "fused strength below this is background", 0.05, 0.9)
+    background_threshold_learned: float = _setting(
+        0.5, "the same where the corpus taught what classes look like", 0.05, 0.9, needs="learned"
+    )
     # Weak labels
     point_radius_px: float = _setting(
         2.0, "radius of the hard seed around a point, grid pixels", 0.0, 8.0, needs="points"
@@ -258,8 +261,9 @@ HEAT_ONLY: dict[str, object] = {
     "mask_weight": 0.0,
     "guided_strength": 0.0,
     "background_threshold": 0.55,
+    "head_weight": 0.0,
 }
 """Text heat alone, with the threshold that suits it best on gold masks, so that it is a fair baseline."""
 
-HEAT_PAR: dict[str, object] = {"mask_weight": 0.0, "background_threshold": 0.55}
+HEAT_PAR: dict[str, object] = {"mask_weight": 0.0, "background_threshold": 0.55, "head_weight": 0.0}
 """Text heat and its refinement, likewise."""

@@ -87,7 +87,8 @@ def look(
     share = np.where(must, 1.0, likely[rows] ** config.presence_power).astype(np.float32)
     raw = resize_maps(_heat(evidence, text, scores[rows], words, rows, config), frame.size)
     refined = normalise(propagate(raw, frame.flow, config.par_iterations, config.par_strength)) * share[:, None, None]
-    return Scene(frame, evidence, classes, weak, config, rows, must, refined, scores.argmax(0))
+    learned = _is_learned(text, config)
+    return Scene(frame, evidence, classes, weak, config, rows, must, refined, scores.argmax(0), learned)
 
 
 def _heat(
@@ -95,10 +96,14 @@ def _heat(
 ) -> Maps:
     """Heat on the patch grid, float32 [K, h, w], 0..1: of the text, or of what the corpus taught where it did."""
     told = heat(scores, words, config)
-    if text.head is None or config.head_weight == 0:
+    if text.head is None or not _is_learned(text, config):
         return told
     share = np.float32(config.head_weight)
     return (1 - share) * told + share * head_heat(text.head, evidence.features, rows, told, config.head_temperature)
+
+
+def _is_learned(text: TextBank, config: DecideConfig) -> bool:
+    return text.head is not None and config.head_weight > 0
 
 
 def draw(scene: Scene, config: DecideConfig, of_classes: Sequence[ClassMasks] = ()) -> Label:
@@ -163,8 +168,7 @@ def _rows_to_flags(rows: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bo
 def fuse(scene: Scene, of_classes: Sequence[ClassMasks]) -> tuple[Votes, seed_rules.Seeds | None, Maps]:
     """Blend text, masks and weak labels on the coarse grid."""
     config, weak = scene.config, scene.weak
-    floor = config.background_threshold if scene.classes.background_id is not None else None
-    votes = Votes(scene.heat, floor)
+    votes = Votes(scene.heat, scene.floor)
     mask_maps = bank_maps(scene)
     if config.mask_weight > 0 and len(scene.masks):
         votes.blend("mask", mask_maps, config.mask_weight)

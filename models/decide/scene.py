@@ -39,7 +39,7 @@ class Scene:
 
     rows: intp [K], the class rows that take part; must: bool [K], which of them have to appear.
     heat: float32 [K, h, w], their refined heat, 0..1. best_rows: intp [fh, fw], the class row with the best score in
-    each patch, whether it takes part or not.
+    each patch, whether it takes part or not. learned: whether what the corpus taught is in the heat.
     """
 
     frame: Frame
@@ -51,6 +51,7 @@ class Scene:
     must: npt.NDArray[np.bool_]
     heat: Maps
     best_rows: npt.NDArray[np.intp]
+    learned: bool = False
 
     @property
     def full(self) -> tuple[int, int]:
@@ -59,6 +60,13 @@ class Scene:
     @property
     def size(self) -> tuple[int, int]:
         return self.frame.size
+
+    @property
+    def floor(self) -> float | None:
+        """Strength below which there is background; None for class sets that have none."""
+        config = self.config
+        floor = config.background_threshold_learned if self.learned else config.background_threshold
+        return None if self.classes.background_id is None else floor
 
     @property
     def guide(self) -> Maps:

@@ -201,7 +201,7 @@ class TagsConfig:
 class PointsConfig:
     """Recipe from_points: points, scribbles, boxes or blocks, drawn into a partial map."""
 
-    agmm: bool = _option(True, "The Gaussian mixture (row 2); false: cross-entropy on the labeled pixels alone.")
+    agmm: bool = _option(True, "AGMM, the Gaussian mixture; false: cross-entropy on the labeled pixels alone.")
     absent: float = _option(
         1.0,
         "agmm: weight of what forbids classes that the tags exclude; 0: off.",
@@ -218,8 +218,8 @@ class SemiConfig:
 
     ema: bool = _option(True, "The EMA teacher makes the pseudo-labels; false: the student itself, on the weak view.")
     cutmix: bool = _option(True, "Unlabeled images are mixed by pasted boxes (CutMix).")
-    cw_bass: bool = _option(True, "Confidence weights, dynamic threshold and boundary term (row 5).")
-    mgd: bool = _option(False, "Also distillation from frozen teachers (row 16); needs teachers.")
+    cw_bass: bool = _option(True, "CW-BASS: confidence weights, dynamic threshold and boundary term.")
+    mgd: bool = _option(False, "MGD: also distillation from frozen teachers; needs teachers.")
     strong_view: bool = _option(True, "The student sees unlabeled images with changed colours and blur.")
     weight: float = _option(1.0, "Weight of the unlabeled images.", 0.0, 100.0, search=(0.1, 10.0), log=True)
     ramp: float = _option(
@@ -247,7 +247,7 @@ class SemiConfig:
 class NoisyConfig:
     """Recipe from_noisy_maps: CromSS (2024) with a second branch that sees texture and edges."""
 
-    selection: bool = _option(True, "Row 48; false: cross-entropy and Dice on the maps as they are, nothing else.")
+    selection: bool = _option(True, "CromSS; false: cross-entropy and Dice on the maps as they are, nothing else.")
     share: float = _option(
         0.5,
         "Share of each class's pixels that keep their full weight in the end.",

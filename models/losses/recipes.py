@@ -57,7 +57,7 @@ def supervised(student: SegmentationModel, batch: TargetBatch, state: TrainState
 
 def from_tags(student: SegmentationModel, batch: TargetBatch, state: TrainState, config: LossesConfig) -> Terms:
     """Pseudo-labels with confidences, made from tags: `supervised`, classes that the tags exclude are forbidden on
-    every pixel ("absent"), and the most confident pixels may seed a Gaussian mixture (row 2)."""
+    every pixel ("absent"), and the most confident pixels may seed a Gaussian mixture (AGMM)."""
     batch = _labeled_images(batch).every(config.supervised.stride)
     out = student(batch.images)
     terms = _supervised(out["logits"], batch, config.supervised)
@@ -70,7 +70,7 @@ def from_tags(student: SegmentationModel, batch: TargetBatch, state: TrainState,
 
 
 def from_points(student: SegmentationModel, batch: TargetBatch, state: TrainState, config: LossesConfig) -> Terms:
-    """Sparse labels of any form, drawn into partial maps: cross-entropy on them, and AGMM (row 2) if it is on.
+    """Sparse labels of any form, drawn into partial maps: cross-entropy on them, and AGMM if it is on.
 
     Which form it was (points, scribbles, boxes, blocks, a dense map) is not asked: one path for all. Dice is left out,
     since a few pixels say nothing of a class's extent.
@@ -87,7 +87,7 @@ def from_points(student: SegmentationModel, batch: TargetBatch, state: TrainStat
 
 def semi_supervised(student: SegmentationModel, batch: TargetBatch, state: TrainState, config: LossesConfig) -> Terms:
     """Labeled images, and pseudo-labels on unlabeled ones: an EMA teacher sees the weak view, the student a strong
-    view with CutMix; CW-BASS (row 5) chooses and weighs; MGD (row 16) adds frozen teachers. See `SemiConfig`.
+    view with CutMix; CW-BASS chooses and weighs; MGD adds frozen teachers. See `SemiConfig`.
 
     Raises:
         ValueError: config.semi.ema without state.ema, or config.semi.mgd without state.teachers.
@@ -106,7 +106,7 @@ def semi_supervised(student: SegmentationModel, batch: TargetBatch, state: Train
 
 
 def from_noisy_maps(student: SegmentationModel, batch: TargetBatch, state: TrainState, config: LossesConfig) -> Terms:
-    """Dense maps, many of whose pixels are wrong: CromSS (row 48) with the student as first branch and
+    """Dense maps, many of whose pixels are wrong: CromSS with the student as first branch and
     `state.extra["texture"]` as second; without selection, cross-entropy and Dice on the maps as they are.
 
     Raises:
@@ -138,7 +138,7 @@ def from_noisy_maps(student: SegmentationModel, batch: TargetBatch, state: Train
 
 
 def distill(student: SegmentationModel, batch: TargetBatch, state: TrainState, config: LossesConfig) -> Terms:
-    """Frozen teachers (`state.teachers`) at image, region and pixel level (MGD, row 16) on all images, and
+    """Frozen teachers (`state.teachers`) at image, region and pixel level (MGD) on all images, and
     `supervised` on the labeled ones.
 
     Raises:

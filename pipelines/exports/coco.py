@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.exports.regions import merge_smallest, regions, run_lengths
+from pipelines.exports.regions import Region, merge_smallest, regions, run_lengths, specks
 from pipelines.exports.snapshot import VOID, Snapshot
 from pipelines.exports.writer import Item, Spool, Target, Writer, entries_of, write_json
 
@@ -44,21 +44,26 @@ class Lists:
 class CocoWriter(Writer):
     """annotations/instances_SPLIT.json, images/."""
 
+    lists = ("annotations/instances_train.json", "annotations/instances_val.json")
+
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.needs_photographs = self.config.images == "copy"
         self.category_of = category_ids(self.snapshot)
-        self.lists: dict[str, Lists] = {}
+        self.written: dict[str, Lists] = {}
+        self.left_out = 0
 
     def encode(self, item: Item) -> Any:
         copy_photograph(self, item)
-        found = objects(self, item)
-        return [(self.category_of[part.class_id], *run_lengths(part, item.size)) for part in found]
+        found, left_out = objects(self, item)
+        return [(self.category_of[part.class_id], *run_lengths(part, item.size)) for part in found], left_out
 
     def add(self, item: Item, encoded: Any) -> None:
-        lists = self.lists.setdefault(item.split, Lists())
+        lists = self.written.setdefault(item.split, Lists())
         lists.images.add(image_entry(item))
-        for category, segmentation, box, area in encoded:
+        drawn, left_out = encoded
+        self.left_out += left_out
+        for category, segmentation, box, area in drawn:
             lists.annotations.add(
                 {
                     "id": lists.annotations.count + 1,
@@ -72,57 +77,65 @@ class CocoWriter(Writer):
             )
 
     def close(self) -> dict[str, Any]:
-        for split, lists in self.lists.items():
+        for split, lists in self.written.items():
             lists.write(self.target, f"annotations/instances_{split}.json", head(self.snapshot))
-        return {"annotations": sum(lists.annotations.count for lists in self.lists.values())}
+        annotations = sum(lists.annotations.count for lists in self.written.values())
+        return {"annotations": annotations, "specks_left_out": self.left_out}
 
 
 class PanopticWriter(Writer):
     """annotations/panoptic_SPLIT.json and annotations/panoptic_SPLIT/*.png, images/. What belongs to no class is 0,
     COCO's void."""
 
+    lists = ("annotations/panoptic_train.json", "annotations/panoptic_val.json")
+
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.needs_photographs = self.config.images == "copy"
         self.category_of = category_ids(self.snapshot)
-        self.lists: dict[str, Lists] = {}
-        self.segments = 0
+        self.written: dict[str, Lists] = {}
+        self.segments = self.left_out = 0
 
     def encode(self, item: Item) -> Any:
         copy_photograph(self, item)
         segment_ids = np.zeros(item.size, np.uint32)
         segments = []
-        for number, part in enumerate(objects(self, item), 1):
+        found, left_out = objects(self, item)
+        for number, part in enumerate(found, 1):
             height, width = part.mask.shape
             segment_ids[part.top : part.top + height, part.left : part.left + width][part.mask] = number
             _, box, area = run_lengths(part, item.size)
             category = self.category_of[part.class_id]
             segments.append({"id": number, "category_id": category, "bbox": box, "area": area, "iscrowd": 0})
         self.target.write(f"annotations/panoptic_{item.split}/{item.entry.name}.png", segment_png(segment_ids))
-        return segments
+        return segments, left_out
 
     def add(self, item: Item, encoded: Any) -> None:
-        lists = self.lists.setdefault(item.split, Lists())
+        lists = self.written.setdefault(item.split, Lists())
         lists.images.add(image_entry(item))
-        self.segments += len(encoded)
+        segments, left_out = encoded
+        self.segments += len(segments)
+        self.left_out += left_out
         name = f"{item.entry.name}.png"
-        lists.annotations.add({"image_id": item.entry.number, "file_name": name, "segments_info": encoded})
+        lists.annotations.add({"image_id": item.entry.number, "file_name": name, "segments_info": segments})
 
     def close(self) -> dict[str, Any]:
         first = head(self.snapshot)
         thing = int(self.config.instances == "components")
         first["categories"] = [{**category, "isthing": thing} for category in first["categories"]]
-        for split, lists in self.lists.items():
+        for split, lists in self.written.items():
             lists.write(self.target, f"annotations/panoptic_{split}.json", first)
-        return {"segments": self.segments}
+        return {"segments": self.segments, "specks_left_out": self.left_out}
 
 
-def objects(writer: Writer, item: Item) -> Any:
-    """The objects of an image, as the settings say; the background is none."""
+def objects(writer: Writer, item: Item) -> tuple[list[Region], int]:
+    """The objects of an image, as the settings say, and how many parts were too small for one; the background is
+    none."""
     config, background = writer.config, writer.snapshot.classes.background
-    whole = config.instances == "classes"
-    found = regions(item.ids, {background.id} if background else (), whole, config.min_area_px)
-    return merge_smallest(found, config.max_regions, item.size)
+    none = {background.id} if background else set()
+    small, count = specks(item.ids, none, config.smallest_px)
+    found = regions(np.where(small, VOID, item.ids), none, config.instances == "classes")
+    return merge_smallest(found, config.max_regions, item.size), count
 
 
 def image_entry(item: Item) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from pipelines.config import Count, Section
 
 Format = Literal["coco", "coco-panoptic", "yolo", "voc", "huggingface"]
 Keep = Literal["all", "row", "fixed"]
+# Below, a part is noise of a class map's edges that nobody would draw; detectors take it for an object.
+SPECK_PX = 20
 
 
 class ExportConfig(Section):
@@ -33,7 +35,12 @@ class ExportConfig(Section):
     instances: Literal["components", "classes"] = Field(
         default="components", description="what one object is: a connected part of a class, or all of a class"
     )
-    min_area_px: int = Field(default=1, ge=1, description="connected parts with fewer pixels are left out")
+    min_area_px: int | None = Field(
+        default=None,
+        ge=1,
+        description="coco, coco-panoptic, yolo: connected parts with fewer pixels are left out; default: "
+        f"{SPECK_PX} where an object is a part of coco or yolo, else 1, which is every pixel",
+    )
     max_regions: int = Field(
         default=200,
         ge=1,
@@ -50,3 +57,10 @@ class ExportConfig(Section):
     threads: int = Field(default=4, ge=1, le=256, description="images that are read and written at once")
     max_pixels: Count = Field(default=200_000_000, ge=1, description="larger images are refused, pixels (200M works)")
     progress_seconds: float = Field(default=5.0, ge=0.1, description="time between progress lines, seconds")
+
+    @property
+    def smallest_px(self) -> int:
+        """`min_area_px`, or what it is by default. Formats that are whole class maps stay exact."""
+        if self.min_area_px is not None:
+            return self.min_area_px
+        return SPECK_PX if self.to in ("coco", "yolo") and self.instances == "components" else 1

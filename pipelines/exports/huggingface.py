@@ -48,6 +48,8 @@ class HuggingFaceWriter(Writer):
     """data/SPLIT-NNNNN.parquet, README.md, id2label.json."""
 
     columns = ("confidence", "coverage", "mean_confidence")
+    folders = ("data",)
+    lists = tuple(f"data/{split}-[0-9][0-9][0-9][0-9][0-9].parquet" for split in SPLITS.values())
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)

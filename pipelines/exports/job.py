@@ -6,6 +6,8 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines import storage
@@ -22,8 +24,8 @@ MARK = "export.json"
 files: by folder, because a list of names is what forgetting takes an image out of. known: whether those are all, which
 they are not once an export was killed."""
 COLUMNS = ("class_map", "confidence", "keep_threshold", "height", "width", "label_key")
-SAME = ("to", "keep", "min_confidence", "val", "images", "instances", "min_area_px", "max_regions", "rows_per_file",
-        "title", "license", "limit")  # fmt: skip
+SAME = ("to", "keep", "min_confidence", "val", "images", "instances", "max_regions", "rows_per_file", "title",
+        "license", "limit")  # fmt: skip
 """Settings that change the files."""
 SKIPPED_SHOWN = 20
 
@@ -38,8 +40,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     if before and before["complete"] and before["key"] == mark["key"] and not before["skipped"]:
         say(f"{target.url} holds this very export already; nothing to do")
         return {**before["summary"], "written": False}
-    earlier = _earlier(before, mark, target.url)
     writer = _writer(config, target, snapshot)
+    earlier = _earlier(before, mark, target.url, type(writer))
     target.write(MARK, _json({**mark, "files": _by_folder(earlier), "known": False}))
     try:
         return _write(config, snapshot, target, writer, mark, earlier)
@@ -99,7 +101,7 @@ def _writer(config: ExportConfig, target: Target, snapshot: Snapshot) -> Writer:
 
 
 def _mark(config: ExportConfig, snapshot: Snapshot) -> dict[str, Any]:
-    settings = {name: getattr(config, name) for name in SAME}
+    settings = {**{name: getattr(config, name) for name in SAME}, "min_area_px": config.smallest_px}
     made_of = {"labels": snapshot.output, "snapshot": snapshot.version, "run_id": snapshot.run_id, "settings": settings}
     return {**made_of, "key": hashlib.sha256(_json(made_of)).hexdigest(), "complete": False}
 
@@ -116,18 +118,44 @@ def _read_mark(url: str, to: str) -> dict[str, Any] | None:
     return None
 
 
-def _earlier(before: dict[str, Any] | None, mark: dict[str, Any], url: str) -> set[str]:
+def _earlier(before: dict[str, Any] | None, mark: dict[str, Any], url: str, writer: type[Writer]) -> set[str]:
     """Paths of the files that earlier exports wrote, below the folder. Raises UsageError where they are not known."""
     if before is None:
         return set()
-    # The same export writes the same files again.
-    if not before.get("known") and before["key"] != mark["key"]:
-        raise UsageError(
-            f"--output {url}: an export of other labels or settings was killed there, and which files are its own is "
-            "not known; remove the folder, or give another"
-        )
     files: dict[str, list[str]] = before.get("files", {})
-    return {f"{folder}/{name}".lstrip("/") for folder, names in files.items() for name in names}
+    told = {f"{folder}/{name}".lstrip("/") for folder, names in files.items() for name in names}
+    # The same export writes the same files again.
+    if before.get("known") or before["key"] == mark["key"]:
+        return told
+    other = _other(before, mark)
+    try:
+        killed = open_snapshot(before["labels"], before["snapshot"], before["settings"]["limit"])
+    except UsageError as error:
+        raise UsageError(
+            f"--output {url}: an export of other settings ({other}) was killed there, and its snapshot cannot be read "
+            "any more, so which files are its own is not known: remove the folder, or give another --output"
+        ) from error
+    say(f"an export of other settings ({other}) was killed there: it begins anew")
+    return told | _left(url, killed, writer)
+
+
+def _left(url: str, killed: Snapshot, writer: type[Writer]) -> set[str]:
+    """The files of a killed export: in its format's folders, what is called after its images, and its lists."""
+    names = {entry.name for entry in killed.entries.values()}
+
+    def own(path: str) -> bool:
+        inside = any(path.startswith(f"{folder}/") for folder in writer.folders)
+        return inside and (PurePosixPath(path).stem in names or any(fnmatch(path, one) for one in writer.lists))
+
+    return {path for path in storage.tree(url) if own(path)}
+
+
+def _other(before: dict[str, Any], mark: dict[str, Any]) -> str:
+    """What one export is of and another is not, for people: "val 0.1, now 0.2"."""
+    then, now = ({**one, **one["settings"]} for one in (before, mark))
+    names = ("labels", "snapshot", *mark["settings"])
+    found = [f"{name} {then.get(name)}, now {now[name]}" for name in names if then.get(name) != now[name]]
+    return "; ".join(found) or "the labels were published by another run"
 
 
 def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
@@ -194,7 +222,6 @@ def _item(writer: Writer, snapshot: Snapshot, config: ExportConfig, row: dict[st
 def _write_index(target: Target, index: Spool) -> None:
     """Names of the export's files to assets of the corpus."""
     import tempfile
-    from pathlib import Path
 
     with tempfile.NamedTemporaryFile(delete=False) as file:
         file.write(b"[\n")

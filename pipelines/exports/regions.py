@@ -28,24 +28,39 @@ class Region:
         return int(self.mask.sum())
 
 
-def regions(ids: Ids, leave_out: Iterable[int], whole: bool, min_area_px: int = 1) -> list[Region]:
+def specks(ids: Ids, leave_out: Iterable[int], min_area_px: int) -> tuple[Mask, int]:
+    """(bool [H, W]: the connected parts of a class with fewer pixels, how many they are); ids below 0 and those of
+    `leave_out` are no parts."""
+    found, count = np.zeros(ids.shape, bool), 0
+    if min_area_px <= 1:
+        return found, count
+    for class_id in _present(ids, leave_out):
+        parts, _ = ndimage.label(ids == class_id, EIGHT)
+        small = np.bincount(parts.reshape(-1)) < min_area_px
+        small[0] = False  # what is not of the class
+        found |= small[parts]
+        count += int(small.sum())
+    return found, count
+
+
+def regions(ids: Ids, leave_out: Iterable[int], whole: bool) -> list[Region]:
     """The objects of a class map, int32 [H, W]; ids below 0 and those of `leave_out` are none.
 
     whole: all of a class is one object; else each part that is connected, corners included. Largest first in a class.
     """
     found = []
-    for class_id in sorted(set(np.unique(ids).tolist()) - set(leave_out)):
-        if class_id < 0:
-            continue
+    for class_id in _present(ids, leave_out):
         mask = ids == class_id
         parts, _ = (mask.astype(np.int32), 1) if whole else ndimage.label(mask, EIGHT)
         own = []
         for number, box in enumerate(ndimage.find_objects(parts), 1):
-            part = Region(class_id, box[0].start, box[1].start, parts[box] == number)
-            if part.area >= min_area_px:
-                own.append(part)
+            own.append(Region(class_id, box[0].start, box[1].start, parts[box] == number))
         found += sorted(own, key=lambda part: -part.area)
     return found
+
+
+def _present(ids: Ids, leave_out: Iterable[int]) -> list[int]:
+    return [class_id for class_id in sorted(set(np.unique(ids).tolist()) - set(leave_out)) if class_id >= 0]
 
 
 def merge_smallest(found: list[Region], most: int, size: tuple[int, int]) -> list[Region]:

@@ -18,6 +18,7 @@ class VocWriter(Writer):
     """Values of the PNGs are the class ids; 255 is void, as in VOC."""
 
     only_jpeg = True
+    folders = (f"{ROOT}/JPEGImages", f"{ROOT}/SegmentationClass")
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)

@@ -49,9 +49,12 @@ class Target:
 
 
 class Writer(ABC):
-    """One format. columns: of the label row that it needs beside the class map."""
+    """One format. columns: of the label row that it needs beside the class map. folders: that it writes in. lists: the
+    patterns of those of its files there that are not called after an image, and that another export may not have."""
 
     columns: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ("images", "annotations")
+    lists: tuple[str, ...] = ()
     only_jpeg = False
     needs_photographs = True
 

@@ -2,15 +2,19 @@
 
 from typing import Any
 
+import numpy as np
 import yaml
 
 from pipelines.config import UsageError
-from pipelines.exports.regions import outline, regions
+from pipelines.exports.regions import outline, regions, specks
+from pipelines.exports.snapshot import VOID
 from pipelines.exports.writer import Item, Writer
 
 
 class YoloWriter(Writer):
     """A line is `class x y x y ...`, shares of width and height. Classes count from 0 without gaps."""
+
+    folders = ("images", "labels")
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -21,12 +25,14 @@ class YoloWriter(Writer):
         if self.config.instances == "classes":
             raise UsageError("--instances classes: a polygon is one connected part; leave it out for --to yolo")
         self.number_of = {entry.id: number for number, entry in enumerate(self.snapshot.classes.classes)}
-        self.lines = self.left_out = 0
+        self.lines = self.left_out = self.specks = 0
         self.splits: set[str] = set()
 
     def encode(self, item: Item) -> Any:
         background = self.snapshot.classes.background
-        found = regions(item.ids, {background.id} if background else (), False, self.config.min_area_px)
+        none = {background.id} if background else set()
+        small, count = specks(item.ids, none, self.config.smallest_px)
+        found = regions(np.where(small, VOID, item.ids), none, whole=False)
         drawn = sorted(found, key=lambda part: -part.area)[: self.config.max_regions]
         height, width = item.size
         lines = []
@@ -37,11 +43,12 @@ class YoloWriter(Writer):
         assert item.photograph is not None
         self.target.write(f"images/{split}/{name}.{item.photograph.suffix}", item.photograph.data)
         self.target.write(f"labels/{split}/{name}.txt", "".join(line + "\n" for line in lines).encode())
-        return len(lines), len(found) - len(lines)
+        return len(lines), len(found) - len(lines), count
 
     def add(self, item: Item, encoded: Any) -> None:
         self.lines += encoded[0]
         self.left_out += encoded[1]
+        self.specks += encoded[2]
         self.splits.add(item.split)
 
     def close(self) -> dict[str, Any]:
@@ -55,4 +62,4 @@ class YoloWriter(Writer):
             "class_ids": {number: class_id for class_id, number in self.number_of.items()},
         }
         self.target.write("data.yaml", yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode())
-        return {"objects": self.lines, "objects_left_out": self.left_out}
+        return {"objects": self.lines, "objects_left_out": self.left_out, "specks_left_out": self.specks}

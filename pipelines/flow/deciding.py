@@ -20,6 +20,7 @@ from pipelines.metrics_export import tell_corpus
 from pipelines.stages.decide import RECHECK, WORK, DecideStage, DecideStageConfig
 from pipelines.tables import labels
 from pipelines.tables.delta import DataFile
+from pipelines.tables.snapshots import withdrawn
 
 # Images that one decide task takes: a few seconds of work, and one staged file.
 ROWS_PER_TASK = 64
@@ -172,8 +173,11 @@ def decide(run: Run, todo: Plan, text: TextBank | None, class_ids: Mapping[str, 
     prefix = "staged-" + digest([run.classes.digest, run.decide_digest, run.observe_id])[:16]
     files, work = _staged(run, prefix, todo.work)
     result.resumed = len(todo.work) - len(work)
-    if result.resumed:
-        say(f"decide: {result.resumed:,} labels were decided by an earlier run that did not publish them")
+    back = len(withdrawn(run.labels, [storage.join(run.labels.url, file.name) for file in files])) if files else 0
+    if back:
+        say(f"decide: {back:,} labels were decided and published by an earlier run, and taken back by a rollback")
+    if result.resumed > back:
+        say(f"decide: {result.resumed - back:,} labels were decided by an earlier run that did not publish them")
     if work or todo.recheck:
         files += _decide(run, [*work, *todo.recheck], prefix, text, class_ids, result)
     result.rechecked = [file for file in files if file.name.startswith(RECHECK)]

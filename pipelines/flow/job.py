@@ -331,6 +331,7 @@ def _finish(proposal: Proposal, observed: Observed, published: Published, tracke
         "labeled": decided.labeled,
         "reused": todo.reused,
         "quarantined": len(known.bad),
+        "vanished": sum(row["cause"] == "vanished" for row in todo.removals),
         "images_per_second": round(handled / seconds, 3) if handled else 0.0,
         "report": None,
         "snapshot": published.snapshot,
@@ -353,7 +354,7 @@ def _finish(proposal: Proposal, observed: Observed, published: Published, tracke
 
     summary["report"] = details["report"] = present(proposal, published, details, tracker)
     storage.write_bytes(storage.join(run.folder, "summary.json"), json.dumps(details, indent=2).encode())
-    _tell(run, details, observed)
+    _tell(run, details, observed, published)
     if failures:
         return Outcome(1, summary)
     if unlabeled and (observed.out_of_budget or run.config.from_evidence):
@@ -364,13 +365,21 @@ def _finish(proposal: Proposal, observed: Observed, published: Published, tracke
     return Outcome(published.exit_code, summary)
 
 
-def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
+def _state(run: Run, published: Published) -> str:
+    """What readers of the labels see."""
+    now = "no snapshot" if published.snapshot is None else f"snapshot {published.snapshot}"
+    return f"{now}, as before; candidate {run.run_id} was refused" if published.candidate else now
+
+
+def _tell(run: Run, details: dict[str, Any], observed: Observed, published: Published) -> None:
     for asset, stage, reason in details["failures"]:
         say(f"failed in {stage}: {asset}\n{reason}")
     took = ", ".join(f"{name} {duration(value)}" for name, value in run.seconds.items())
     say(
-        f"{details['images']:,} images: {details['labeled']:,} labeled, {details['reused']:,} as they were, "
-        f"{details['quarantined']:,} in quarantine, {details['unlabeled']:,} without a label ({took})"
+        f"{details['images']:,} images: {details['labeled']:,} labeled"
+        f"{' in a candidate that was refused' if published.candidate else ''}, {details['reused']:,} as they were, "
+        f"{details['quarantined']:,} in quarantine, {details['unlabeled']:,} without a label; {details['vanished']:,} "
+        f"vanished ({took})"
     )
     for asset in details["stale_corrections"][:TOLD_STALE]:
         say(f"correction not used: {asset} has other bytes than the person saw; it is kept in {run.human.url}")
@@ -378,9 +387,12 @@ def _tell(run: Run, details: dict[str, Any], observed: Observed) -> None:
         say("the budget is used up; run the same command again for the rest")
     elif details["unlabeled"] and run.config.from_evidence:
         say("the rest has no evidence yet; run the same command without --from-evidence")
-    say(f"labels   {run.labels.url} (snapshot {details['snapshot']})")
+    say(f"labels   {run.labels.url} ({_state(run, published)})")
     if details["report"]:
         say(f"report   {details['report']}")
+    for name in published.pages:
+        if name.endswith(".html"):
+            say(f"{name.removesuffix('.html'):<8} {storage.join(run.folder, name)}")
     if run.config.corpus.startswith("sample:"):
         say(
             "your own photographs: python pipelines/label_corpus.py --corpus FOLDER_OR_URL "

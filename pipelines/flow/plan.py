@@ -1,10 +1,10 @@
 """The plan of a run: its stages, the columns that go in and out, the workers; and what a dry run adds to it."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 
 from pipelines.config import LabelConfig
-from pipelines.execution import WRITER_CPUS
 from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import TODO
 from pipelines.flow.progress import duration
@@ -36,25 +36,19 @@ def check(config: LabelConfig) -> None:
 
 
 def describe(run: Run) -> str:
-    """The plan as a table of text."""
+    """The plan for a person: who does what, stages of the same workers together, and what a kill costs."""
     layout, pools = run.layout, run.config.pools
-    cpus, gpus = layout.resources.cpus, layout.resources.gpus
     count = 2 if pools == "split" else 1
-    actors = f"{layout.actors} x {layout.device} actor ({cpus / count:.2f} CPU, {gpus / count:.2f} GPU)"
-    workers = {
-        "observe": actors,
-        "sam": actors,
-        "write": f"tasks ({WRITER_CPUS} CPU)",
-        "decide": "one CPU actor a core",
-    }
-    lines = [f"{'stage':<16}{'workers':<40}columns"]
+    cpus, gpus = layout.resources.cpus / count, layout.resources.gpus / count
+    each = f"{cpus:.2g} CPU" + (f" and {gpus:.2g} GPU" if gpus else "")
+    actors = f"{layout.actors} {layout.device} actors of {each}"
+    workers = {"observe": actors, "sam": actors, "write": "tasks beside them", "decide": "one actor for every CPU core"}
+    lines = []
     for chain, _ in stages(run.config):
-        for stage in chain:
-            lines.append(f"{stage.name:<16}{workers[stage.pool]:<40}needs {', '.join(stage.needs)}")
-            lines.append(f"{'':<56}adds  {', '.join(stage.adds)}")
-            if stage.drops:
-                lines.append(f"{'':<56}drops {', '.join(stage.drops)}")
-    lines.append(f"resume unit: {layout.rows_per_shard} images; at most {layout.in_flight(count)} in flight")
+        for pool, group in itertools.groupby(chain, lambda stage: stage.pool):
+            lines.append(f"{', '.join(stage.name for stage in group):<22} {workers[pool]}")
+    files, again = layout.rows_per_shard, layout.in_flight(count)
+    lines.append(f"{'if it is killed':<22} at most {again} images are observed again (files of {files} images)")
     return "\n".join(lines)
 
 

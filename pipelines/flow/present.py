@@ -26,9 +26,16 @@ NUMBERS = ("asset", "keep_threshold", "coverage", "mean_confidence", "areas")
 
 
 def build(
-    run: Run, known: Known, details: dict[str, Any], notes: Notes = (), candidate: Sequence[str] = ()
+    run: Run,
+    known: Known,
+    details: dict[str, Any],
+    notes: Notes = (),
+    candidate: Sequence[str] = (),
+    beside: Sequence[str] = (),
 ) -> tuple[str, ReportBuilder]:
-    """The report as HTML, and the builder, which has the overlays. Reads the pictures of the shown images only."""
+    """The report as HTML, and the builder, which has the overlays. Reads the pictures of the shown images only.
+
+    beside: names of pages in the same folder, to be linked."""
     builder = ReportBuilder(
         report_classes(run.classes),
         images=run.config.report.images,
@@ -56,7 +63,7 @@ def build(
         (name, value) for name, value in details.items() if name not in ("report", "failures") and value not in ({}, [])
     ]
     numbers = {name: _flat(value) for name, value in told}
-    return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows, notes=notes), builder
+    return builder.render(f"Labels of {run.config.corpus}", numbers, text, rows, None, notes, beside), builder
 
 
 def _flat(value: Any) -> Any:
@@ -97,7 +104,8 @@ def present(proposal: Proposal, published: Published, details: dict[str, Any], t
     address, overlays, pages = None, None, dict(published.pages)
     if published.report:
         candidate = [storage.join(run.labels.url, name) for name in published.candidate]
-        pages["report.html"], builder = build(run, proposal.known, details, published.notes, candidate)
+        beside = [name for name in pages if name.endswith(".html")]
+        pages["report.html"], builder = build(run, proposal.known, details, published.notes, candidate, beside)
         address, overlays = storage.join(run.folder, "report.html"), builder.overlays
     for name, content in pages.items():
         storage.write_bytes(storage.join(run.folder, name), content.encode())

@@ -4,10 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines import storage
 from pipelines.flow.deciding import Decided, Plan
 from pipelines.flow.observing import Known
 from pipelines.flow.past import CLASS_SET
+from pipelines.flow.progress import say
 from pipelines.flow.run import Run
+from pipelines.flow.stop import RunFailed
+from pipelines.tables.snapshots import ANYWAY, taken_back, withdrawn
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Published:
 class Publisher:
     """Publishes at once.
 
+    What a rollback took back is published again only for a reason (`publish_anyway`).
+
     confirm: called right before the commit; raises if this run may not publish any more. recheck: labels that are as
     they should be, and are to be decided once more.
     """
@@ -61,5 +67,27 @@ class Publisher:
 
     def __call__(self, proposal: Proposal) -> Published:
         labels, files = proposal.run.labels, proposal.decided.files
+        if not files:
+            self.confirm()
+            return Published(labels.version())
+        metadata = proposal.metadata | _reason(proposal)
         self.confirm()
-        return Published(labels.commit(files, proposal.metadata) if files else labels.version())
+        # It need not follow the snapshot that it was decided from: of two labels of an image the newer counts, whoever
+        # commits first, so a commit in between (where nothing can lock) loses nothing. A gate has to say `after`.
+        return Published(labels.commit(files, metadata))
+
+
+def _reason(proposal: Proposal) -> dict[str, str]:
+    """For which reason labels are published that a rollback took back, if there are any. Raises RunFailed without."""
+    labels, reason = proposal.run.labels, proposal.run.config.publish_anyway
+    back = withdrawn(labels, [storage.join(labels.url, file.name) for file in proposal.decided.files])
+    if not back:
+        return {}
+    if reason is None:
+        raise RunFailed(
+            f"{taken_back(back)} and would be published again. Nothing is published; what was decided is kept. Change "
+            'a setting that made them, or say --publish-anyway "reason"; relabel_nightly.py shows what they would '
+            "change before it publishes"
+        )
+    say(f"{taken_back(back)}; published anyway: {reason}")
+    return {ANYWAY: reason}

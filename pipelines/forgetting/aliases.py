@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipelines.forgetting.names import Names, stem
 # Files that say which file of a folder is which asset: of an export, and of a review.
 LISTS = ("assets.json", "review.json")
 # These name assets as the corpus does; all else in such a folder names its files.
-ABOUT_ASSETS = (*LISTS, "export.json")
+ABOUT_ASSETS = (*LISTS, "export.json", "imported-*.json")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".txt", ".npy", ".npz")
 
 
@@ -72,7 +73,7 @@ def names_below(names: Names, listings: Iterable[Listing], path: str) -> Names:
     here = list(listings)
     own = {name for listing in here for name in listing.own}
     taken = {name for listing in here for name in listing.taken}
-    if PurePosixPath(path).name in ABOUT_ASSETS:
+    if any(fnmatch(PurePosixPath(path).name, pattern) for pattern in ABOUT_ASSETS):
         taken = set()
     if not own and not taken:
         return names

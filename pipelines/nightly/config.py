@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipelines.config import Duration, LabelConfig, Section
 from pipelines.gates import QualityGate
@@ -77,7 +77,9 @@ class KeepConfig(Section):
         ge=0,
         description="age at which replaced snapshots and candidates are deleted; null: never. The published one stays",
     )
-    compact: bool = Field(default=True, description="rewrite label files most of whose rows are superseded")
+    compact: bool = Field(
+        default=True, description="rewrite label files most of whose rows are superseded, in nights that publish"
+    )
 
 
 class NightlyConfig(LabelConfig):
@@ -88,21 +90,11 @@ class NightlyConfig(LabelConfig):
         description="the day that this run is of, as 2026-11-30: the age of students and snapshots counts from its "
         "end; default: now",
     )
-    publish_anyway: str | None = Field(
-        default=None, description="publish what the gate refuses, for this reason, which is recorded"
-    )
     changes: int = Field(default=60, ge=0, le=300, description="photographs on the page of changes, the most changed")
     gold: GoldConfig = GoldConfig()
     gate: SnapshotGate = SnapshotGate()
     retrain: RetrainConfig = RetrainConfig()
     keep: KeepConfig = KeepConfig()
-
-    @field_validator("publish_anyway")
-    @classmethod
-    def _says_why(cls, reason: str | None) -> str | None:
-        if reason is not None and not reason.strip():
-            raise ValueError("say why: the reason is recorded with the snapshot")
-        return reason
 
     def labeling(self, **changes: Any) -> LabelConfig:
         """The part that `label_corpus.py` knows, with changes."""

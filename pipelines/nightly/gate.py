@@ -1,7 +1,7 @@
 """The gate of a snapshot: what its labels are measured by, and what is wrong with them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipelines.migrations import Translation
 from pipelines.nightly.config import GoldConfig, SnapshotGate
 from pipelines.nightly.sides import Side, Sides, merged
 from pipelines.tables.newest import NewestRows
+from pipelines.tables.snapshots import taken_back
 
 BATCH_ROWS = 64
 
@@ -31,14 +32,14 @@ class Quality:
 @dataclass(frozen=True)
 class Numbers:
     """What a gate looks at. Shares are 0..1. coverage_before, old and new are None where there is nothing to compare
-    with. rechecked: images that were decided once more."""
+    with. rechecked: images that were decided once more. withdrawn: assets whose labels a rollback took back."""
 
     coverage: float
     quarantine_rate: float
     churn: float = 0.0
     churn_without_cause: float = 0.0
     rechecked: int = 0
-    withdrawn: int = 0
+    withdrawn: Sequence[str] = ()
     coverage_before: float | None = None
     old: Quality | None = None
     new: Quality | None = None
@@ -64,10 +65,11 @@ def reasons(gate: SnapshotGate, numbers: Numbers) -> list[str]:
                 f"{gate.maximum_coverage_fall:.4f} at most"
             )
     found += above("quarantine rate", numbers.quarantine_rate, gate.maximum_quarantine_rate)
-    if gate.maximum_withdrawn is not None and numbers.withdrawn > gate.maximum_withdrawn:
+    if gate.maximum_withdrawn is not None and len(numbers.withdrawn) > gate.maximum_withdrawn:
         found.append(
-            f"{numbers.withdrawn:,} of these labels were taken back by a rollback; change what made them, or publish "
-            "them anyway"
+            f"{taken_back(numbers.withdrawn)}; {gate.maximum_withdrawn:,} may be published again "
+            "(--gate.maximum_withdrawn): change what made them, allow more, or publish all the same "
+            '(--publish-anyway "reason")'
         )
     return found
 

@@ -6,13 +6,11 @@ from datetime import UTC, datetime, timedelta
 from pipelines import storage
 from pipelines.flow.job import Outcome, label_corpus
 from pipelines.flow.progress import say
-from pipelines.flow.stop import RunFailed
 from pipelines.lock import only_run
 from pipelines.nightly import candidates, student
 from pipelines.nightly.config import NightlyConfig
 from pipelines.nightly.publisher import NightlyPublisher
 from pipelines.tables import snapshots
-from pipelines.tables.delta import CommitConflict
 from pipelines.tables.labels import LabelTable
 
 
@@ -25,7 +23,6 @@ def relabel_nightly(config: NightlyConfig) -> Outcome:
     if config.dry_run:
         return _dry_run(config)
     with only_run(config.output, config.lock) as confirm:
-        _tidy(config, confirm)
         if student.due(config):
             student.train(config)
         labeling = config.labeling(labelers=student.labelers(config))
@@ -38,17 +35,6 @@ def _dry_run(config: NightlyConfig) -> Outcome:
     if student.due(config):
         say("student: a new one would be trained first, and its evidence made for all images")
     return label_corpus(config.labeling(labelers=student.labelers(config)), NightlyPublisher(config))
-
-
-def _tidy(config: NightlyConfig, confirm: Callable[[], None]) -> None:
-    """Before the night, so that the newest version is the one that it publishes."""
-    labels = LabelTable(storage.join(storage.absolute(config.output), "labels"))
-    try:
-        version = snapshots.compact(labels, "", confirm) if config.keep.compact else None
-    except CommitConflict as error:
-        raise RunFailed(f"another run published labels meanwhile; run this one again ({error})") from error
-    if version is not None:
-        say(f"labels: files most of whose rows were superseded are rewritten (snapshot {version}, the same labels)")
 
 
 def _let_go(config: NightlyConfig, confirm: Callable[[], None]) -> None:

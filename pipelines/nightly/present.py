@@ -28,6 +28,7 @@ from pipelines.report.worst import JudgedItem
 from pipelines.stages.decide import read_png
 
 LISTED = 100  # images in the tables of the report and of MLflow; all are in changes.parquet
+NAMED = 10  # images of each cause, of those that came or went
 TABLE = "changes.parquet"
 PAGE, JSON_TABLE = "changes.html", "changes.json"
 
@@ -112,7 +113,19 @@ def diff_notes(changes: Diff) -> list[tuple[str, Sequence[Sequence[object]]]]:
         tables.append(("Flow between classes", [["from", "to", "pixels"], *changes.moves()]))
         told = ranked(changes)
         tables.append((f"Images by change (all in {TABLE})", [told["columns"], *told["data"]]))
-    return tables
+    return tables + came_and_went(changes)
+
+
+def came_and_went(changes: Diff) -> list[tuple[str, Sequence[Sequence[object]]]]:
+    """A few of the images that one side alone has, a row each so that one can be forgotten, and how many there are."""
+    alone = changes.images.filter(pc.is_null(changes.images["changed_share"]))
+    causes = sorted(pc.unique(alone["cause"]).to_pylist())
+    if not causes or not changes.sides.old.rows:
+        return []
+    of = {name: alone.filter(pc.equal(alone["cause"], name))["asset"] for name in causes}
+    counts = ", ".join(f"{name} {len(assets):,}" for name, assets in of.items())
+    rows = [[name, asset] for name, assets in of.items() for asset in assets.slice(0, NAMED).to_pylist()]
+    return [(f"Images that came or went: {counts} (all in {TABLE})", [["cause", "image"], *rows])]
 
 
 def ranked(changes: Diff) -> dict[str, list[Any]]:
@@ -150,6 +163,7 @@ def _four(value: float | None) -> str:
 def flat(numbers: Numbers) -> dict[str, Any]:
     """The gate's numbers, for MLflow."""
     values = asdict(numbers)
+    values["withdrawn"] = len(numbers.withdrawn)
     for side in ("old", "new"):
         quality = values.pop(side)
         if quality is not None:

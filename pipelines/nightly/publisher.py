@@ -11,6 +11,7 @@ from pipelines import storage
 from pipelines.flow.progress import say
 from pipelines.flow.publish import Proposal, Published, Publisher
 from pipelines.flow.stop import RunFailed
+from pipelines.gates import EXIT_REFUSED
 from pipelines.nightly import present
 from pipelines.nightly.candidates import Candidate
 from pipelines.nightly.config import NightlyConfig
@@ -18,9 +19,8 @@ from pipelines.nightly.diff import Diff, compare_again, diff
 from pipelines.nightly.gate import Numbers, on_gold, reasons
 from pipelines.nightly.sides import Side, Sides, mean_coverage
 from pipelines.tables.delta import CommitConflict
-from pipelines.tables.snapshots import ANYWAY, withdrawn
-
-EXIT_REFUSED = 4
+from pipelines.tables.labels import LabelTable
+from pipelines.tables.snapshots import ANYWAY, compact, withdrawn
 
 
 @dataclass
@@ -78,7 +78,7 @@ class NightlyPublisher(Publisher):
             # Of all pixels among the new rows, or of those of a sample among the old ones: whichever is worse.
             churn_without_cause=max(changes.churn_without_cause, drifted),
             rechecked=rechecked,
-            withdrawn=withdrawn(labels, urls),
+            withdrawn=tuple(withdrawn(labels, urls)),
             coverage_before=mean_coverage(sides.sums.old),
             old=judged[0] if judged else None,
             new=judged[1] if judged else None,
@@ -99,13 +99,23 @@ class NightlyPublisher(Publisher):
         if wrong and reason is not None:
             metadata |= {ANYWAY: reason, "refused_because": json.dumps(wrong)}
             say(f"gate: published anyway: {reason}")
-        self.confirm()
         try:
-            snapshot = run.labels.commit(proposal.decided.files, metadata, after=base)
+            after = self._tidy(run.labels, base)
+            self.confirm()
+            snapshot = run.labels.commit(proposal.decided.files, metadata, after=after)
         except CommitConflict as error:
             raise RunFailed(f"another run published labels meanwhile; run this one again ({error})") from error
         outcome = {"outcome": "published anyway", "reason": reason} if wrong else {"outcome": "published"}
         return {**outcome, "snapshot": snapshot}
+
+    def _tidy(self, labels: LabelTable, base: int | None) -> int | None:
+        """Rewrite files most of whose rows are superseded; returns the version that is the newest then. Only where the
+        night publishes, so that others leave no version, and before it does, so that the newest one is the night's."""
+        version = compact(labels, "", self.confirm, base) if self.config.keep.compact else None
+        if version is None:
+            return base
+        say(f"labels: files most of whose rows were superseded are rewritten (snapshot {version}, the same labels)")
+        return version
 
 
 def _found(proposal: Proposal) -> dict[str, Any]:

@@ -93,8 +93,10 @@ class ReportBuilder:
         quarantine: Iterable[QuarantineRow] = (),
         totals: Totals | None = None,
         notes: Notes = (),
+        beside: Sequence[str] = (),
     ) -> str:
-        """The page as HTML. quarantine: any stream; the first rows are listed, all are counted."""
+        """The page as HTML. quarantine: any stream; the first rows are listed, all are counted. beside: other pages in
+        the same folder, which are linked."""
         listed, refused = _first(quarantine, MAX_QUARANTINE_ROWS)
         sums = totals or self.totals
         names = {entry.id: entry.name for entry in self.classes}
@@ -123,6 +125,7 @@ class ReportBuilder:
             quarantine=listed,
             refused=refused,
             notes=notes,
+            beside=beside,
         )
 
     def _card(self, item: ReportItem) -> Card:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipelines.config import Count, LockConfig, Section
+from pipelines.exports.config import SPECK_PX
 
 Format = Literal["label-studio", "cvat", "coco", "fiftyone"]
 
@@ -39,6 +40,9 @@ class ReviewExportConfig(Section):
     image_url: str = Field(
         default="/data/local-files/?d={folder}/images/",
         description="label-studio: where it finds images/; {folder} is the name of the review's folder",
+    )
+    min_area_px: int = Field(
+        default=SPECK_PX, ge=1, description="connected parts with fewer pixels are not shown; they stay in the labels"
     )
     rank: RankConfig = RankConfig()
     threads: int = Field(default=4, ge=1, le=256, description="images that are read and written at once")

@@ -108,7 +108,7 @@ def _compare(
     earlier = people.read(assets)
     for image in wanted:
         before = [row for row in earlier.get(image.asset, []) if row["digest"] == image.digest]
-        received.problems += [f"{image.name}: {one.refused}" for one in by_name[image.name] if one.refused]
+        received.problems += [f"{image.asset}: {one.refused}" for one in by_name[image.name] if one.refused]
         work = [one for one in by_name[image.name] if not one.refused]
         sent = _sent(url, image, received) if work else None
         if sent is not None:
@@ -120,17 +120,20 @@ def _wanted(
     by_name: dict[str, list[Drawn]], review: Review, forgotten: Forgotten, received: Received
 ) -> list[ReviewImage]:
     """The images that are in the review and were not forgotten since."""
-    found, gone = [], 0
+    found, gone, strange = [], 0, []
     for name in by_name:
         image = review.images.get(name)
         if image is None:
-            received.problems.append(f"{name}: this image was not in the review")
+            strange.append(name)
         elif forgotten.holds("asset", image.asset) or forgotten.holds("digest", image.digest):
             gone += 1
         else:
             found.append(image)
+    # Without their names: what is listed stays in the review's folder, where forgetting finds an image by its asset.
+    if strange:
+        received.problems.append(f"{len(strange):,} images were not in the review")
+        say(f"not in the review: {', '.join(strange[:TOLD])}{', ...' if len(strange) > TOLD else ''}")
     if gone:
-        # Without their names: what is listed stays in the review's folder.
         received.problems.append(f"{gone} images were forgotten since they were sent out; nothing of them is taken in")
     return found
 
@@ -152,7 +155,7 @@ def _image(
     painted: Ids | None = None
     for one in work:
         found = said(one, sent, review.classes, accept, image.regions)
-        received.problems += [f"{one.name}: {problem}" for problem in found.problems]
+        received.problems += [f"{image.asset}: {problem}" for problem in found.problems]
         if not (found.ids >= 0).any():
             received.unchanged += 1
             continue
@@ -194,7 +197,7 @@ def _sent(url: str, image: ReviewImage, received: Received) -> Ids | None:
     try:
         return read_png(storage.read_bytes(storage.join(url, sent_path(image.name)))).astype(np.int32)
     except FileNotFoundError:
-        received.problems.append(f"{image.name}: the label that was sent out ({sent_path(image.name)}) is gone")
+        received.problems.append(f"{image.asset}: the label that was sent out ({sent_path(image.name)}) is gone")
         return None
 
 

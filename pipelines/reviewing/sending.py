@@ -5,16 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from pipelines import storage
+from pipelines.classes import ClassSet
 from pipelines.config import UsageError
 from pipelines.evaluation.gold import read_names
 from pipelines.exports.pictures import Skipped, photograph
-from pipelines.exports.snapshot import Snapshot, class_ids, open_snapshot
+from pipelines.exports.regions import specks
+from pipelines.exports.snapshot import VOID, Ids, Snapshot, class_ids, open_snapshot
 from pipelines.exports.writer import Target, classes_yaml
 from pipelines.flow.progress import Progress, say
 from pipelines.reviewing.config import ReviewExportConfig
 from pipelines.reviewing.rank import COLUMNS, Candidate, candidates, choose, regions_of
 from pipelines.reviewing.review import FILE, Review, ReviewImage, ReviewWriter, sent_path
+from pipelines.tables.pictures import png, read_png
 
 ROWS = (*COLUMNS, "keep_threshold", "uri")
 
@@ -34,7 +39,7 @@ def send(config: ReviewExportConfig) -> dict[str, Any]:
     if not found:
         raise UsageError("--exclude leaves no image to look at")
     chosen = choose(found, snapshot, config)
-    images, skipped = _write(writer, chosen, snapshot, config)
+    images, skipped, small = _write(writer, chosen, snapshot, config)
     writer.close()
     target.write("classes.yaml", classes_yaml(snapshot.classes))
     # Last, because without it nothing can be imported.
@@ -46,6 +51,7 @@ def send(config: ReviewExportConfig) -> dict[str, Any]:
         "images": len(images),
         "regions": sum(len(image.regions) for image in images),
         "skipped": len(skipped),
+        "specks_left_out": small,
         "labels": snapshot.output,
         "snapshot": snapshot.version,
     }
@@ -74,25 +80,27 @@ def _excluded(address: str | None, snapshot: Snapshot) -> set[str]:
 
 def _write(
     writer: ReviewWriter, chosen: Sequence[Candidate], snapshot: Snapshot, config: ReviewExportConfig
-) -> tuple[list[ReviewImage], list[str]]:
-    images, skipped = [], []
+) -> tuple[list[ReviewImage], list[str], int]:
+    images, skipped, small = [], [], 0
     progress = Progress("review", len(chosen), config.progress_seconds)
     for asset, image, encoded in _encoded(writer, chosen, snapshot, config):
         if image is None:
             skipped.append(asset)
             say(f"left out: {asset}: {encoded}")
         else:
-            writer.add(image, encoded)
+            writer.add(image, encoded[0])
             images.append(image)
+            small += encoded[1]
         progress.add(1, int(image is None))
     progress.close()
-    return images, skipped
+    return images, skipped, small
 
 
 def _encoded(
     writer: ReviewWriter, chosen: Sequence[Candidate], snapshot: Snapshot, config: ReviewExportConfig
 ) -> Iterator[tuple[str, ReviewImage | None, Any]]:
-    """(asset, image, what the writer made of it), the most wanted first; None and the reason where one is left out."""
+    """(asset, image, (what the writer made of it, parts that are not shown)), the most wanted first; None and the
+    reason where one is left out."""
     value = {one.asset: one.value for one in chosen}
 
     def work(row: dict[str, Any]) -> tuple[ReviewImage | None, Any]:
@@ -107,11 +115,22 @@ def _encoded(
         regions = tuple(regions_of(row, config.rank))
         about = (file, entry.asset, entry.uri, entry.digest, *size, value[entry.asset], regions)
         image = ReviewImage(*about)
-        # What comes back is compared with this: by then the snapshot may be gone.
-        writer.target.write(sent_path(image.name), row["class_map"])
-        return image, writer.encode(image, class_ids(row, "all", 0))
+        ids = class_ids(row, "all", 0)
+        shown, count = _shown(ids, snapshot.classes, config.min_area_px)
+        # What comes back is compared with this: by then the snapshot may be gone. Where nobody can say that no class is
+        # there, a part that is not shown is never missed.
+        sent = np.where(shown == VOID, ids, shown).astype(read_png(row["class_map"]).dtype)
+        writer.target.write(sent_path(image.name), png(sent))
+        return image, (writer.encode(image, shown), count)
 
     with ThreadPoolExecutor(config.threads, thread_name_prefix="review") as threads:
         futures = {row["asset"]: threads.submit(work, row) for row in snapshot.rows(ROWS, assets=set(value))}
         for one in chosen:
             yield one.asset, *futures.pop(one.asset).result()
+
+
+def _shown(ids: Ids, classes: ClassSet, min_area_px: int) -> tuple[Ids, int]:
+    """The label as a person sees it, with nothing in the place of specks: background, or VOID; how many there are."""
+    background = classes.background
+    small, count = specks(ids, {background.id} if background else (), min_area_px)
+    return np.where(small, background.id if background else VOID, ids).astype(np.int32), count

@@ -21,6 +21,8 @@ from pipelines.tables.newest import NewestRows, open_files
 # What a commit says of itself in its metadata, besides run_id.
 ROLLBACK, COMPACTION = "rolled_back_to", "same_labels_as"
 ANYWAY = "published_anyway"
+# So many assets are named where more than these are meant.
+NAMED = 3
 # Below the table's folder: what each rollback took back, a file called after its version. So it is known for good, also
 # when the labels themselves are vacuumed.
 WITHDRAWN = "_withdrawn"
@@ -97,18 +99,24 @@ def roll_back(
     return newest + 1
 
 
-def withdrawn(table: NewestRowTable, files: Sequence[str]) -> int:
-    """How many labels of these data files (addresses) are the very ones that a person took back by a rollback.
+def withdrawn(table: NewestRowTable, files: Sequence[str]) -> list[str]:
+    """The assets, by name, whose labels in these data files (addresses) a person took back by a rollback.
 
     A label counts as the same when everything that it was decided from is the same.
     """
     parts = [_noted(table, snapshot.version) for snapshot in snapshots(table) if snapshot.back_to is not None]
-    offered = _columns(table, files, ["label_key"])["label_key"]
-    if not parts or not len(offered):
-        return 0
+    if not parts:
+        return []
+    offered = _columns(table, files, ["asset", "label_key"])
     taken = pc.unique(pa.concat_tables(parts)["label_key"])
     taken = taken.filter(pc.invert(pc.is_in(taken, _columns(table, table.files(), ["label_key"])["label_key"])))
-    return int(pc.sum(pc.is_in(offered, taken)).as_py() or 0)
+    return sorted(offered.filter(pc.is_in(offered["label_key"], taken))["asset"].to_pylist())
+
+
+def taken_back(assets: Sequence[str]) -> str:
+    """What is to be said of labels that a rollback took back, with a few of their assets."""
+    named = ", ".join(assets[:NAMED]) + (", ..." if len(assets) > NAMED else "")
+    return f"{len(assets):,} of these labels {'was' if len(assets) == 1 else 'were'} taken back by a rollback ({named})"
 
 
 def _taken_back(table: NewestRowTable, before: int, after: int) -> pa.Table:
@@ -143,14 +151,16 @@ def _large(found: pa.Table) -> pa.Table:
     return found.cast(pa.schema([(name, pa.large_string()) for name in found.column_names]))
 
 
-def compact(table: NewestRowTable, run_id: str, confirm: Callable[[], None] = lambda: None) -> int | None:
+def compact(
+    table: NewestRowTable, run_id: str, confirm: Callable[[], None] = lambda: None, before: int | None = None
+) -> int | None:
     """Rewrite files most of whose rows are superseded, and many small ones into few, without touching a label.
 
-    confirm: called right before the commit; raises if that may not be done any more. Returns the new version, None
-    where nothing was to be done. Old snapshots keep their files until `vacuum`. Raises CommitConflict where another
-    commit came meanwhile.
+    confirm: called right before the commit; raises if that may not be done any more. before: the version that must be
+    the newest one; default: whichever is. Returns the new version, None where nothing was to be done. Old snapshots
+    keep their files until `vacuum`. Raises CommitConflict where another commit came meanwhile.
     """
-    before = table.version()
+    before = table.version() if before is None else before
     files = table.files(before)
     rows = NewestRows.of(table.schema, files)
     chosen = _worth_rewriting(rows)

@@ -15,6 +15,7 @@ from small_student import write_student
 from pipelines import evaluate
 from pipelines.classes import ClassSet
 from pipelines.evaluation.gold import IGNORED
+from pipelines.stages.decide import png
 from pipelines.tables.labels import SCHEMA, LabelTable
 from pipelines.tables.lookup import Lookup
 from pipelines.training.config import TrainConfig
@@ -59,6 +60,9 @@ def test_two_snapshots(output: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert result["changed_pixels"] == [16] and result["images"] == 3
     assert numbers["settings"] == {}
     assert "1 images only in out@2: d.jpg" in err and "cat" in err
+    assert "each over all of a side's own images (out@1 3, out@2 4)" in err
+    assert numbers["per_class"]["what"] == "mean share of an image, over each side's own images"
+    assert flow["causes"] == [], "these rows do not say what they came from"
     assert Path(result["page"]).parent.parent == output / "comparisons"
     html = Path(result["page"]).read_text()
     assert html.count('class="card"') == 1 and "None that could change a result." in html
@@ -108,6 +112,33 @@ def test_labels_that_came_from_the_same_are_not_opened(tmp_path: Path, capsys: p
     assert "1 of 2 images that all have are opened" in err
     (flow,) = told(result)["flows"]
     assert (flow["images"], flow["pixels"], flow["changed_pixels"]) == (2, 64, 0)
+
+
+def test_what_people_corrected_is_named_as_a_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    publish(output, {"a.jpg": rectangle(5, 2), "b.jpg": rectangle(5, 2), "c.jpg": rectangle(5, 2)})
+    table = LabelTable(str(output / "labels"))
+    rows = {row["asset"]: row for batch in table.newest(SCHEMA.names) for row in batch.to_pylist()}
+    said = {
+        "a.jpg": {"human_digest": "h", "cause": "human"},
+        "b.jpg": {"decide_digest": "other", "cause": "new decision"},
+        "c.jpg": {"decide_digest": "other", "cause": "new decision"},
+    }
+    for sequence, name in ((10**17, "before"), (10**17 + 1, "after")):
+        for asset, row in rows.items():
+            row.update(sequence=sequence, label_key=name + asset, human_digest="", decide_digest="d")
+            if name == "after":
+                row.update(said[asset], class_map=png(np.array(rectangle(2 if asset != "c.jpg" else 5, 2), np.uint8)))
+        table.append(f"{name}.parquet", pa.Table.from_pylist(list(rows.values()), schema=SCHEMA))
+    code, result, err = run(capsys, f"{output}@2", f"{output}@3")
+    assert code == 0, err
+    (flow,) = told(result)["flows"]
+    assert flow["causes"] == [
+        {"cause": "human: corrections", "images": 1, "changed_pixels": 16},
+        {"cause": "new decision: decide-config", "images": 1, "changed_pixels": 16},
+    ]
+    assert "human: corrections" in err and "own images" not in err
+    assert "human: corrections" in Path(result["page"]).read_text()
 
 
 def test_classes_of_several_sets_are_compared_by_name(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -180,6 +181,36 @@ def test_every_default_is_valid_itself() -> None:
     for setting in all_settings(LabelConfig).values():
         if setting.default is not MISSING:
             assert setting.parse(setting.default) == setting.default, setting.name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0"), (45, "45s"), (120, "2m"), (5400, "1h30m"), (2592000.0, "30d"), (90061.5, "1d1h1m1.5s")],
+)
+def test_durations_are_shown_as_they_are_given(seconds: float, text: str) -> None:
+    lease = all_settings(LabelConfig)["lock", "lease"]
+    assert lease.shown(seconds) == text and (not seconds or lease.parse(text) == seconds)
+
+
+def test_help_shows_durations_and_names_methods_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines.nightly.config import NightlyConfig
+    from pipelines.training.config import TrainConfig
+
+    told = {}
+    for model in (NightlyConfig, TrainConfig):
+        with pytest.raises(SystemExit):
+            parse(model, ["--help"], {})
+        told[model] = " ".join(capsys.readouterr().out.split())
+    night = told[NightlyConfig]
+    assert "never. The published one stays [at least 0; default 30d]" in night
+    assert (
+        "renewed while it lives [at least 1s; default 2m]" in night
+        and "give up at once [at least 0; default 0]" in night
+    )
+    assert not re.search(r"\brow \d", "".join(told.values()), re.IGNORECASE)
+    with pytest.raises(SystemExit):
+        parse(NightlyConfig, ["--lock.lease", "0.5s"], {})
+    assert "--lock.lease: 0.5s is not at least 1s" in capsys.readouterr().err
 
 
 def test_help_needs_no_heavy_import() -> None:

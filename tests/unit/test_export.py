@@ -11,6 +11,7 @@ import pytest
 import yaml
 from label_scene import Scene, label_row, make_scene
 from PIL import Image
+from scipy import ndimage
 
 from models import torchvision_cpu
 from pipelines import export
@@ -53,8 +54,8 @@ def test_coco_loads_in_pycocotools_and_faster_coco_eval(
     from pycocotools.coco import COCO
 
     out = tmp_path / "coco"
-    summary = run(capsys, scene, "--to", "coco", "--output", out)
-    assert (summary["images"], summary["skipped"]) == (len(scene.maps), 0)
+    summary = run(capsys, scene, "--to", "coco", "--output", out, "--min_area_px", 1)
+    assert (summary["images"], summary["skipped"], summary["specks_left_out"]) == (len(scene.maps), 0, 0)
     coco = COCO(str(out / "annotations/instances_train.json"))
     modes = {path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
     assert len(modes) == 1 and modes != {0o600}, "who may read one of the files may read all"
@@ -101,7 +102,7 @@ def test_panoptic_ids_and_segments_agree(scene: Scene, tmp_path: Path, capsys: p
 def test_yolo_polygons_drawn_as_trainers_draw_them(
     scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(capsys, scene, "--to", "yolo", "--output", tmp_path, "--val", 0.5)
+    run(capsys, scene, "--to", "yolo", "--output", tmp_path, "--val", 0.5, "--min_area_px", 1)
     data = yaml.safe_load((tmp_path / "data.yaml").read_text())
     assert data["names"] == {0: "cat", 1: "dog"}
     # As ultralytics resolves it: a `path`, if there is one, and else the folder of the file.
@@ -124,6 +125,44 @@ def test_yolo_polygons_drawn_as_trainers_draw_them(
             mask = cv2.fillPoly(np.zeros(truth.shape, np.uint8), [points], 1)
             found[mask > 0] = data["class_ids"][int(number)]
         np.testing.assert_array_equal(found, truth)
+
+
+def test_specks_are_no_objects_unless_they_are_asked_for(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = {asset: ids.astype(int) for asset, ids in scene.maps.items()}
+    large, small = {}, 0
+    for asset, ids in whole.items():
+        large[asset] = ids.copy()
+        for class_id in (1, 2):
+            parts, count = ndimage.label(ids == class_id, np.ones((3, 3)))
+            specks = [part for part in range(1, count + 1) if (parts == part).sum() < 20]
+            large[asset][np.isin(parts, specks)] = 0
+            small += len(specks)
+    assert small > 10
+
+    def coco(*more: object) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        from pycocotools.coco import COCO
+
+        out = tmp_path / "-".join(map(str, more)) / "coco"
+        summary = run(capsys, scene, "--to", "coco", "--output", out, "--images", "none", *more)
+        found = COCO(str(out / "annotations/instances_train.json"))
+        masks = {i["asset"]: np.zeros((i["height"], i["width"]), int) for i in found.imgs.values()}
+        for one in found.anns.values():
+            masks[found.imgs[one["image_id"]]["asset"]][found.annToMask(one) > 0] = one["category_id"]
+        return masks, summary
+
+    masks, summary = coco("--max_regions", 10_000)
+    assert summary["specks_left_out"] == small and min(map(len, masks.values())) > 0
+    np.testing.assert_equal(masks, large)
+    np.testing.assert_equal(coco("--instances", "classes")[0], whole)
+    assert export.main(["--labels", str(scene.output), "--to", "yolo", "--output", str(tmp_path / "yolo")]) == 0
+    printed = capsys.readouterr()
+    assert f"{small} parts of fewer than 20 pixels left out; --min_area_px 1" in printed.err
+    assert json.loads(printed.out.splitlines()[-1])["objects"] == sum(
+        ndimage.label(ids == class_id, np.ones((3, 3)))[1] for ids in large.values() for class_id in (1, 2)
+    )
+    assert run(capsys, scene, "--to", "coco-panoptic", "--output", tmp_path / "all")["specks_left_out"] == 0
 
 
 def test_voc_loads_in_torchvision(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,9 +281,40 @@ def test_a_folder_has_one_format_and_files_of_others_stay(
     mark = (out / "export.json").read_bytes()
     names = names_below(Names({"a.jpg"}, set(), set()), [Listing(str(out), "", ("a",), ())], "export.json")
     assert b"a.jpg" in mark and b"a.jpg" not in clean_json(mark, names), "forgetting finds the names of its files"
-    (out / "export.json").write_text(json.dumps({**json.loads(mark), "known": False}))  # as a killed one leaves it
-    assert "was killed there" in yolo(code=2)["err"]
-    assert yolo("--limit", 1)["written"] is False
+
+
+@pytest.mark.parametrize("to", ["coco", "coco-panoptic", "yolo", "voc", "huggingface"])
+def test_after_a_kill_other_settings_begin_anew_and_leave_nothing_stale(
+    to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = make_scene(tmp_path, names=("a.jpg", "b.jpg", "c.jpg"))
+    out = tmp_path / "out/exports" / to
+
+    def files() -> set[str]:
+        return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+    def killed() -> None:
+        mark = json.loads((out / "export.json").read_text())
+        mark |= {"known": False, "complete": False, "files": {}}  # as it is while an export is at work
+        (out / "export.json").write_text(json.dumps(mark))
+
+    run(capsys, scene, "--to", to, "--val", 0.999, "--rows_per_file", 1)
+    killed()
+    (out / "data").mkdir(exist_ok=True)
+    (out / "data/mine.txt").write_text("of the user")
+    (out / "notes.txt").write_text("of the user")
+    assert export.main(["--labels", str(scene.output), "--to", to, "--limit", "1"]) == 0
+    assert "val 0.999, now 0.0; rows_per_file 1, now 512; limit None, now 1) was killed" in capsys.readouterr().err
+    found = files()
+    run(capsys, scene, "--to", to, "--limit", 1, "--output", tmp_path / "fresh")
+    fresh = {str(path.relative_to(tmp_path / "fresh")) for path in (tmp_path / "fresh").rglob("*") if path.is_file()}
+    assert found == fresh | {"data/mine.txt", "notes.txt"}
+
+    killed()
+    mark = json.loads((out / "export.json").read_text())
+    (out / "export.json").write_text(json.dumps({**mark, "snapshot": 99}))
+    told = run(capsys, scene, "--to", to, code=2)["err"]
+    assert "snapshot 99, now 1" in told and "remove the folder, or give another --output" in told and files() == found
 
 
 def test_an_export_lives_on_any_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,9 @@ from pictures import write_crops
 from small_models import write_clip, write_sam
 
 from pipelines import snapshots as snapshots_script
-from pipelines.flow.job import Outcome
+from pipelines.config import LabelConfig
+from pipelines.flow.job import Outcome, label_corpus
+from pipelines.flow.stop import RunFailed
 from pipelines.nightly.config import NightlyConfig
 from pipelines.nightly.job import relabel_nightly
 from pipelines.tables.labels import LabelTable
@@ -39,6 +41,11 @@ class Nights:
 
     def night(self, **changes: Any) -> Outcome:
         return relabel_nightly(NightlyConfig.model_validate({**self.settings, **changes}))
+
+    def label(self, **changes: Any) -> Outcome:
+        """The same without a gate."""
+        own = {name: value for name, value in self.settings.items() if name != "gate"}
+        return label_corpus(LabelConfig.model_validate({**own, **changes}))
 
     @property
     def labels(self) -> LabelTable:
@@ -123,8 +130,29 @@ def test_nights_do_what_changed_and_say_why(nights: Nights) -> None:
     assert (fourth.summary["outcome"], fourth.summary["reused"], fourth.summary["report"]) == (
         "unchanged", IMAGES + 1, None,
     )  # fmt: skip
-    # The rows that the third night superseded went first, which changes no label.
-    assert [one.same_as for one in snapshots(nights.labels)][:-before] == [before]
+    # A night without a change leaves no version, though the third superseded all rows.
+    assert len(snapshots(nights.labels)) == before
+    assert fourth.summary["snapshot"] == before
+    fifth = nights.night(**more)
+    assert fifth.summary is not None and fifth.summary["snapshot"] == before + 2
+    assert [one.same_as for one in snapshots(nights.labels)][:-before] == [None, before]
+
+
+def test_a_night_of_images_that_came_and_went_shows_which(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = sorted(path.name for path in nights.corpus.iterdir())[0]
+    (nights.corpus / gone).unlink()
+    write_crops(nights.corpus / "new", 1, seed=1)
+    done = nights.night()
+    told = capsys.readouterr().err
+    assert done.summary is not None and (done.summary["labeled"], done.summary["vanished"]) == (1, 1)
+    assert "0 without a label; 1 vanished" in told
+    report = Path(done.summary["report"])
+    page = report.with_name("changes.html")
+    assert f"changes  {page}" in told and '<a href="changes.html">' in report.read_text()
+    text = page.read_text()
+    assert "Images that came or went: new image 1, vanished 1" in text
+    assert gone in text and "new/crop-0000.jpg" in text
+    assert "No pixel of an image that both snapshots label is of another class." in text
 
 
 def gold_of(nights: Nights) -> dict[str, Any]:
@@ -139,7 +167,9 @@ def gold_of(nights: Nights) -> dict[str, Any]:
 BAD = {"decide": {"background_threshold": 0.9}}
 
 
-def test_a_bad_config_is_refused_while_readers_read_and_can_be_published_and_taken_back(nights: Nights) -> None:
+def test_a_bad_config_is_refused_while_readers_read_and_can_be_published_and_taken_back(
+    nights: Nights, capsys: pytest.CaptureFixture[str]
+) -> None:
     gold, good = gold_of(nights), nights.rows()
     seen: list[dict[str, str]] = []
     over = threading.Event()
@@ -158,6 +188,9 @@ def test_a_bad_config_is_refused_while_readers_read_and_can_be_published_and_tak
     assert any("miou" in reason for reason in refused.summary["refused_because"])
     assert seen and all(keys == {asset: row["label_key"] for asset, row in good.items()} for keys in seen)
     name = refused.summary["candidate"]
+    told = capsys.readouterr().err
+    assert f"{IMAGES} images: {IMAGES} labeled in a candidate that was refused, 0 as they were" in told
+    assert f"(snapshot 1, as before; candidate {name} was refused)" in told
     assert json.loads((nights.output / "candidates" / name / "candidate.json").read_text())["base"] == 1
 
     anyway = nights.night(**gold, **BAD, publish_anyway="we like it so")
@@ -167,6 +200,7 @@ def test_a_bad_config_is_refused_while_readers_read_and_can_be_published_and_tak
     assert (published.version, published.reason) == (anyway.summary["snapshot"], "we like it so")
     # What the refused night decided was taken as it was.
     assert {row["run_id"] for row in nights.rows().values()} == {name}
+    assert f"{IMAGES} labels were decided by an earlier run that did not publish them" in capsys.readouterr().err
 
     words = ["--output", str(nights.output), "--rollback", "1"]
     assert snapshots_script.main(words) == 2  # No reason is given.
@@ -174,12 +208,34 @@ def test_a_bad_config_is_refused_while_readers_read_and_can_be_published_and_tak
     assert nights.rows() == good
     again = nights.night(**BAD, gate={"maximum_coverage_fall": None})
     assert again.summary is not None and again.exit_code == 4
-    assert "taken back by a rollback" in again.summary["refused_because"][0]
+    first = ", ".join(sorted(good)[:3])
+    reason = again.summary["refused_because"][0]
+    assert reason.startswith(f"{IMAGES} of these labels were taken back by a rollback ({first}, ...); 0 may be")
+    assert "--gate.maximum_withdrawn" in reason and '--publish-anyway "reason"' in reason
+    told = capsys.readouterr().err
+    assert f"{IMAGES} labels were decided and published by an earlier run, and taken back by a rollback" in told
+    assert "did not publish them" not in told
     assert nights.rows() == good
     words = ["--output", str(nights.output), "--publish", again.summary["candidate"], "--reason", "after all"]
     assert snapshots_script.main(words) == 0
     assert nights.rows() == {**good, **{a: {**r, "run_id": name} for a, r in nights.rows().items()}} != good
     assert snapshots_script.main(words) == 2  # It is no candidate any more.
+
+
+def test_labeling_without_a_gate_publishes_nothing_again_that_was_taken_back(
+    nights: Nights, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = nights.rows()
+    assert nights.label(**BAD).exit_code == 0 and nights.rows() != good
+    assert snapshots_script.main(["--output", str(nights.output), "--rollback", "1", "--reason", "it was bad"]) == 0
+    with pytest.raises(RunFailed, match=rf"{IMAGES} of these labels were taken .* Nothing is published; .* say --pub"):
+        nights.label(**BAD)
+    assert nights.rows() == good and nights.labels.version() == 3
+    capsys.readouterr()
+    anyway = nights.label(**BAD, publish_anyway="seen, and good")
+    assert anyway.summary is not None and (anyway.exit_code, anyway.summary["snapshot"]) == (0, 4)
+    assert "were taken back by a rollback" in capsys.readouterr().err
+    assert snapshots(nights.labels)[0].reason == "seen, and good" and nights.rows() != good
 
 
 def test_pixels_that_change_though_nothing_did_are_found_and_refused(

@@ -37,7 +37,7 @@ def test_labels_that_are_no_worse_pass() -> None:
         ({"churn_without_cause": 0.01}, "churn without a cause"),
         ({"coverage": 0.7}, "coverage"),
         ({"quarantine_rate": 0.2}, "quarantine rate"),
-        ({"withdrawn": 1}, "taken back"),
+        ({"withdrawn": ("a.jpg",)}, "1 of these labels was taken back by a rollback (a.jpg); 0 may be"),
     ],
 )
 def test_each_rule_refuses_and_names_what_is_wrong(change: dict[str, Any], words: str) -> None:
@@ -49,7 +49,7 @@ def test_limits_are_data() -> None:
     gate = SnapshotGate(maximum_churn=0.1, minimum_coverage=0.9)
     assert len(reasons(gate, GOOD)) == 2
     free = {name: None for name in SnapshotGate.model_fields if name.startswith(("maximum", "no_class"))}
-    worse = replace(GOOD, quarantine_rate=0.9, coverage=0.1, withdrawn=7, churn_without_cause=1.0)
+    worse = replace(GOOD, quarantine_rate=0.9, coverage=0.1, withdrawn=("a.jpg",) * 7, churn_without_cause=1.0)
     assert reasons(SnapshotGate(minimum_gain=-1.0, **free), worse) == []
 
 

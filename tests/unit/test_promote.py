@@ -138,12 +138,12 @@ def test_students_are_promoted_refused_and_rolled_back(store: Path, capsys: pyte
 
     # Not evaluated on the champion's gold: nothing to compare, and the command that mends it.
     code, found, err = called(capsys, "--model", "shapes", "--run", runs["bad"])
-    assert code == 3 and not found["promoted"]
+    assert code == 4 and not found["promoted"]
     assert "no gold judged both" in found["reasons"][0] and "pipelines/evaluate.py --model" in found["reasons"][0]
     assert aliases("shapes") == {"champion": "1", "challenger": "2"}
     assert evaluate.main(["--model", str(store / "bad"), *gold(store / "gold")]) == 0
     code, found, err = called(capsys, "--model", "shapes", "--run", f"{runs['bad']},{runs['better']}")
-    assert code == 3, err
+    assert code == 4, err
     assert found["reasons"][0].startswith("miou 0.") and "at least +0.0000 is needed" in found["reasons"][0]
     assert found["version"] == "2", "it is registered once"
     refused = tags("shapes", "2")
@@ -174,7 +174,7 @@ def test_the_other_winner_of_a_search_that_went_on_is_another_version(
     assert called(capsys, *command)[0] == 0
     assert train(store, "trial-2", 40, 0.5, "search", run_id) == run_id
     code, found, err = called(capsys, *command)
-    assert (code, found["version"], found["champion"]) == (3, "2", "1"), err
+    assert (code, found["version"], found["champion"]) == (4, "2", "1"), err
     means = [found["numbers"][side]["mean"] for side in ("champion", "challenger")]
     assert means[0] > means[1], "each by the evaluation of its own student"
     for number in (1, 2):
@@ -218,7 +218,7 @@ def test_validation_numbers_of_different_images_are_refused(store: Path, capsys:
     runs = json.loads((store / "runs.json").read_text())
     (store / "gate.yaml").write_text("numbers: validation\n")
     code, found, _ = called(capsys, "--model", "v", "--run", runs["good"], "--gate", store / "gate.yaml")
-    assert code == 3 and "validated on different images" in found["reasons"][0]
+    assert code == 4 and "validated on different images" in found["reasons"][0]
     code, _, err = called(capsys, "--model", "v", "--run", "0" * 32)
     assert code == 2 and "there is no run" in err
 
@@ -250,7 +250,7 @@ def test_settings_of_decide_are_promoted_and_used(
     name = ("--model", "voc-decide")
     worse = searched(tmp_path / "worse", -0.02, mask_weight=0.1)
     code, found, err = called(capsys, *name, "--decide", worse)
-    assert code == 3 and found["champion"] is None, err
+    assert code == 4 and found["champion"] is None, err
     assert found["reasons"] == ["miou 0.5000 -> 0.4800 is a gain of -0.0200; at least +0.0000 is needed"]
     (tmp_path / "gate.yaml").write_text("minimum_gain: 0.01\nno_class_worse_than: 0.03\nseeds_at_least: 2\n")
     better = [searched(tmp_path / f"better{seed}", 0.02, seed, mask_weight=0.7 + seed / 100) for seed in (1, 2)]
@@ -272,7 +272,7 @@ def test_settings_of_decide_are_promoted_and_used(
     # The next search: on other images, its default not the champion; then with the champion as its default.
     other = searched(tmp_path / "other", 0.05, seed=3, mask_weight=0.9)
     code, found, _ = called(capsys, *name, "--decide", other)
-    assert code == 3 and "label with the champion" in found["reasons"][0]
+    assert code == 4 and "label with the champion" in found["reasons"][0]
     champion = DecideConfig(mask_weight=0.71)
     paired = searched(tmp_path / "paired", 0.05, seed=4, default=champion, mask_weight=0.9, mask_top=1)
     code, found, err = called(capsys, *name, "--decide", paired)

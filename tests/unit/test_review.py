@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from label_scene import Scene, make_scene
 from PIL import Image
+from scipy import ndimage
 
 from models.acquire import pick_regions, region_scores
 from pipelines import review
@@ -25,6 +26,7 @@ from pipelines.reviewing.rank import Candidate, Region, thumbnail, vary
 from pipelines.reviewing.review import Drawn, Review, Shape, sent_path
 from pipelines.tables.human import HumanTable, paint
 
+CLASSES = ClassSet.load("cat, dog")
 TOOLS = ("label-studio", "cvat", "coco", "fiftyone")
 SQUARE = (slice(20, 41), slice(30, 57))  # where the person finds a dog
 
@@ -41,11 +43,14 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) 
     return json.loads(printed.out.strip().splitlines()[-1]) if printed.out.strip() else {"err": printed.err}
 
 
-def send(capsys: pytest.CaptureFixture[str], scene: Scene, tool: str, folder: Path, budget: int = 3) -> dict[str, Any]:
-    return call(capsys, "export", "--labels", scene.output, "--to", tool, "--budget", budget, "--output", folder)
+def send(
+    capsys: pytest.CaptureFixture[str], scene: Scene, tool: str, folder: object, budget: int = 3, smallest_px: int = 1
+) -> dict[str, Any]:
+    arguments = ("--labels", scene.output, "--to", tool, "--budget", budget, "--output", folder)
+    return call(capsys, "export", *arguments, "--min_area_px", smallest_px)
 
 
-def as_drawn(tool: str, folder: Path, wanted: dict[str, np.ndarray]) -> bytes:
+def as_drawn(tool: str, folder: Path, wanted: dict[str, np.ndarray], classes: ClassSet = CLASSES) -> bytes:
     """What the tool gives back when every image looks like `wanted`: its own export format, written by its library."""
     if tool == "label-studio":
         from label_studio_sdk.converter import brush
@@ -54,7 +59,7 @@ def as_drawn(tool: str, folder: Path, wanted: dict[str, np.ndarray]) -> bytes:
         for number, task in enumerate(tasks, 1):
             ids = wanted[task["data"]["asset"]]
             results = []
-            for class_id, name in ((1, "cat"), (2, "dog")):
+            for class_id, name in ((entry.id, entry.name) for entry in classes.classes):
                 value = {"format": "rle", "rle": brush.mask2rle((ids == class_id).astype(np.uint8) * 255)}
                 size = {"original_height": ids.shape[0], "original_width": ids.shape[1]}
                 value["brushlabels"] = [name]
@@ -85,8 +90,8 @@ def as_drawn(tool: str, folder: Path, wanted: dict[str, np.ndarray]) -> bytes:
     assert {one["iscrowd"] for one in data["annotations"]} == {int(tool == "fiftyone")}
     data["annotations"] = []
     for image in data["images"]:
-        for category in data["categories"][:2]:
-            whole = np.asfortranarray(wanted[image["asset"]] == category["id"], np.uint8)
+        for category, entry in zip(data["categories"], classes.classes, strict=False):
+            whole = np.asfortranarray(wanted[image["asset"]] == entry.id, np.uint8)
             rle = coco.encode(whole)
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
             if tool == "fiftyone":
@@ -126,6 +131,43 @@ def test_there_and_back_keeps_every_corrected_pixel(
     assert back["pixels"] == sum((wanted[a] != scene.maps[a]).sum() for a in wanted)
     again = call(capsys, "import", *arguments)
     assert (again["corrections"], again["known_before"], again["conflicts"]) == (0, 2, 0)
+
+
+@pytest.mark.parametrize("classes", ["cat, dog", {"background": False, "classes": ["cat", "dog"]}])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_specks_are_not_shown_and_what_is_not_shown_is_not_corrected(
+    tool: str, classes: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = make_scene(tmp_path, classes, names=("a.jpg", "b.png"))
+    base = 0 if scene.classes.background else None
+    shown, small = {}, 0
+    for asset, ids in scene.maps.items():
+        shown[asset] = ids.astype(np.int32)
+        for entry in scene.classes.classes:
+            parts, count = ndimage.label(ids == entry.id, np.ones((3, 3)))
+            specks = [part for part in range(1, count + 1) if (parts == part).sum() < 20]
+            shown[asset][np.isin(parts, specks)] = -1 if base is None else base
+            small += len(specks)
+    folder = tmp_path / "review"
+    review.main(["export", "--labels", str(scene.output), "--to", tool, "--budget", "2", "--output", str(folder)])
+    printed = capsys.readouterr()
+    assert small > 10 and json.loads(printed.out.splitlines()[-1])["specks_left_out"] == small
+    assert f"{small:,} parts of fewer than 20 pixels are not shown" in printed.err
+
+    file = tmp_path / "back"
+    file.write_bytes(as_drawn(tool, folder, shown, scene.classes))
+    arguments = ("--review", folder, "--file", file, "--annotator", "ann")
+    back = call(capsys, "import", *arguments)
+    assert (back["corrections"], back["pixels"], back["unchanged_images"], back["problems"]) == (0, 0, 2, 0)
+    # Where the person does paint, nothing but that is said.
+    other, first = scene.classes.classes[1].id, shown["a.jpg"].copy()
+    shown["a.jpg"][SQUARE] = other
+    file.write_bytes(as_drawn(tool, folder, shown, scene.classes))
+    assert call(capsys, "import", *arguments)["corrections"] == 1
+    ids = paint(HumanTable(str(scene.output / "human")).read({"a.jpg"})["a.jpg"], scene.classes, first.shape)[0]
+    assert (ids[SQUARE][scene.maps["a.jpg"][SQUARE] != other] == other).all()
+    ids[SQUARE] = -1
+    assert (ids == -1).all()
 
 
 def test_label_studio_reads_the_tasks_and_its_configuration(
@@ -189,6 +231,39 @@ def test_people_who_disagree_and_changed_bytes_are_listed_and_nothing_is_lost(
     data["info"] = {}
     file.write_text(json.dumps(data))
     assert "--annotator" in call(capsys, "import", *arguments, code=2)["err"]
+
+
+def test_what_an_import_listed_of_a_forgotten_image_is_forgotten_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines import forget
+
+    scene = make_scene(tmp_path, names=("jane.jpg", "jane.png", "joe.jpg"))
+    folder, file = scene.output / "reviews/one", tmp_path / "back.json"
+    send(capsys, scene, "coco", folder)
+    wanted = {asset: ids.astype(np.int32).copy() for asset, ids in scene.maps.items()}
+    for who, value in (("ann", 1), ("bob", 2)):
+        for asset in ("jane.png", "joe.jpg"):
+            wanted[asset][SQUARE] = value
+        data = json.loads(as_drawn("coco", folder, wanted))
+        data["annotations"].append(
+            {"id": 999, "image_id": data["images"][0]["id"], "category_id": 1, "segmentation": []}
+        )
+        data["images"] += [{"id": 99, "file_name": "jane-9.png"}]
+        data["annotations"].append({"id": 1000, "image_id": 99, "category_id": 1, "segmentation": []})
+        for number, image in enumerate(data["images"][:3], 2000):  # of every image something cannot be read
+            data["annotations"].append({"id": number, "image_id": image["id"], "category_id": 1, "segmentation": []})
+        file.write_text(json.dumps(data))
+        told = call(capsys, "import", "--review", folder, "--file", file, "--annotator", who, code=1)
+    before = Path(told["listed"]).read_text()
+    assert {one["asset"] for one in json.loads(before)["conflicts"]} == {"jane.png", "joe.jpg"}
+    assert "jane.png: annotation" in before and "1 images were not in the review" in before and "jane-9" not in before
+    assert forget.main(["--output", str(scene.output), "--asset", "jane.png"]) == 0
+    listed = [path.read_text() for path in folder.glob("imported-*.json")]
+    assert len(listed) == 2 and all("joe.jpg: annotation" in text and "jane.jpg: annotation" in text for text in listed)
+    assert {one["asset"] for one in json.loads(Path(told["listed"]).read_text())["conflicts"]} == {"joe.jpg"}
+    holding = [path for path in scene.output.rglob("*") if path.is_file() and b"jane.png" in path.read_bytes()]
+    assert holding == []
 
 
 def test_what_a_person_says_with_objects_on_top_of_each_other() -> None:

@@ -88,15 +88,15 @@ def test_vacuum_lets_go_of_what_was_replaced_long_ago_and_never_of_what_is_publi
 
 def test_a_rollback_brings_back_every_label_and_remembers_what_it_took_back(table: LabelTable) -> None:
     table.write_file("again.parquet", rows(["a", "z"], 9, "newest"))
-    assert withdrawn(table, [f"{table.url}/two.parquet"]) == 0
+    assert withdrawn(table, [f"{table.url}/two.parquet"]) == []
     assert roll_back(table, 1, "me", "why not") == 4
     assert newest(table) == dict.fromkeys("abcd", "old")
-    assert withdrawn(table, [f"{table.url}/two.parquet"]) == 3
-    assert withdrawn(table, [f"{table.url}/again.parquet"]) == 0
+    assert withdrawn(table, [f"{table.url}/two.parquet"]) == ["a", "b", "c"]
+    assert withdrawn(table, [f"{table.url}/again.parquet"]) == []
     shutil.rmtree(Path(table.url) / "_withdrawn")  # Rollbacks of before noted nothing; their files tell it.
-    assert withdrawn(table, [f"{table.url}/two.parquet"]) == 3
+    assert withdrawn(table, [f"{table.url}/two.parquet"]) == ["a", "b", "c"]
     table.append("five.parquet", rows(["a"], 5, "new"))
-    assert withdrawn(table, [f"{table.url}/two.parquet"]) == 0  # Somebody published those labels anyway.
+    assert withdrawn(table, [f"{table.url}/two.parquet"]) == []  # Somebody published those labels anyway.
     with pytest.raises(UsageError, match="no snapshot 17"):
         roll_back(table, 17, "me", "why not")
 
@@ -110,11 +110,11 @@ def test_what_a_rollback_took_back_is_known_when_its_files_are_gone(table: Label
     urls = [f"{table.url}/{file.name}" for file in (again, unlike)]
     vacuum(table, datetime.now(UTC) + timedelta(hours=1), ["again.parquet", "unlike.parquet"])
     assert not list(Path(table.url).glob("two*.parquet")) and not list(Path(table.url).glob("compact*.parquet"))
-    assert (withdrawn(table, urls[:1]), withdrawn(table, urls[1:])) == (3, 0)
+    assert (withdrawn(table, urls[:1]), withdrawn(table, urls[1:])) == (["a", "b", "z"], [])
     # Forgetting gives a file that held the image another name.
     [noted] = (Path(table.url) / "_withdrawn").iterdir()
     noted.rename(noted.with_name(f"{noted.stem}-f0123abcd.parquet"))
-    assert withdrawn(table, urls[:1]) == 3
+    assert withdrawn(table, urls[:1]) == ["a", "b", "z"]
 
 
 def test_a_rollback_while_files_are_rewritten_is_not_undone(table: LabelTable) -> None:

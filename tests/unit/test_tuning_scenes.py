@@ -8,6 +8,7 @@ import pytest
 from decide_scene import CLASSES, make_world, weak
 
 from models.class_masks import ClassMasks
+from models.corpus.head import Head
 from models.decide.config import DecideConfig
 from models.decide.decide import decide, draw, frame_of, look
 from models.decide.scene import Frame, Scene
@@ -75,6 +76,10 @@ def other_value(name: str) -> Any:
     return type(field.default)(far)
 
 
+def field_needs(name: str) -> str | None:
+    return {one.name: one.metadata.get("needs") for one in dataclasses.fields(DecideConfig)}[name]
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two frames, scenes or labels hold the same values, the config of a scene aside."""
     for field in dataclasses.fields(one):
@@ -91,10 +96,23 @@ def same(one: Any, other: Any) -> bool:
     return True
 
 
-def steps(config: DecideConfig, number: int, others: tuple[ClassMasks, ...] = ()) -> tuple[Frame, Scene, Label]:
+def steps(
+    config: DecideConfig, number: int, others: tuple[ClassMasks, ...] = (), head: Head | None = None
+) -> tuple[Frame, Scene, Label]:
     frame = frame_of(WORLD.evidence, config)
-    scene = look(frame, WORLD.evidence, WORLD.text, CLASSES, LABELS[number], config)
+    text = dataclasses.replace(WORLD.text, head=head) if head else WORLD.text
+    scene = look(frame, WORLD.evidence, text, CLASSES, LABELS[number], config)
     return frame, scene, draw(scene, config, others)
+
+
+def some_head() -> Head:
+    """What a corpus might have taught; what exactly does not matter here."""
+    rng = np.random.default_rng(0)
+    depth, count = WORLD.evidence.features.shape[-1], len(CLASSES.ids)
+    weight = rng.normal(size=(count + 1, depth)).astype(np.float32)
+    flat, known = np.zeros(count + 1, np.float32), np.ones(count, bool)
+    trust = np.full(count, 0.8, np.float32)
+    return Head(np.zeros(depth, np.float32), np.ones(depth, np.float32), weight, flat, known, trust)
 
 
 ALL_FIELDS = [(part, name) for part in ("frame", "scene", "map", "keep") for name in fields_of(part)]
@@ -104,11 +122,12 @@ ALL_FIELDS = [(part, name) for part in ("frame", "scene", "map", "keep") for nam
 def test_each_field_is_first_read_by_the_step_that_it_names(part: str, name: str) -> None:
     base = SOFTMAX if name in ("softmax_temperature", "keep_threshold") else DecideConfig()
     changed = dataclasses.replace(base, **{name: other_value(name)})
+    head = some_head() if field_needs(name) == "learned" else None
     reflected = False
     for number in range(len(LABELS)):
         for others in OTHERS if part == "map" else ((),):
-            frame, scene, label = steps(base, number, others)
-            frame_now, scene_now, label_now = steps(changed, number, others)
+            frame, scene, label = steps(base, number, others, head)
+            frame_now, scene_now, label_now = steps(changed, number, others, head)
             if part != "frame":
                 assert same(frame, frame_now), f"{name} changes the frame"
             if part in ("map", "keep"):
@@ -166,12 +185,14 @@ def test_a_small_budget_costs_time_and_no_label() -> None:
 
 
 def test_what_images_have() -> None:
-    assert given([case(0)], CLASSES) == {"named"}
-    assert given([case(1)], CLASSES) == {"open", "unhinted"}
-    assert given([case(2)], CLASSES) == {"open", "hinted", "named", "points", "seeds"}
-    assert given([case(3)], CLASSES) == {"open", "hinted", "named", "boxes"}
-    assert given([case(4)], CLASSES) == {"open", "hinted", "noisy"}
-    assert given([case(0, (second("heat"), second("student")))], CLASSES) == {"named", "heat", "student"}
+    assert given([case(0)], CLASSES, WORLD.text) == {"named"}
+    assert given([case(1)], CLASSES, WORLD.text) == {"open", "unhinted"}
+    assert given([case(2)], CLASSES, WORLD.text) == {"open", "hinted", "named", "points", "seeds"}
+    assert given([case(3)], CLASSES, WORLD.text) == {"open", "hinted", "named", "boxes"}
+    assert given([case(4)], CLASSES, WORLD.text) == {"open", "hinted", "noisy"}
+    assert given([case(0, (second("heat"), second("student")))], CLASSES, WORLD.text) == {"named", "heat", "student"}
+    taught = dataclasses.replace(WORLD.text, head=some_head())
+    assert given([case(0)], CLASSES, taught) == {"named", "learned"}
 
 
 def test_mirroring_twice_is_the_image_itself() -> None:

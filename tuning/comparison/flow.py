@@ -25,23 +25,31 @@ class Move:
 
 @dataclass
 class Flow:
-    """Pixel counts int64 [classes, classes], before in rows, after in columns. Mergeable by addition."""
+    """Pixel counts int64 [classes, classes], before in rows, after in columns. Mergeable by addition.
+
+    causes: (changed images, their changed pixels) by why the label is another one, where labels say that.
+    """
 
     classes: int
     counts: npt.NDArray[np.int64] = field(init=False)
     images: int = 0
     changed_images: int = 0
+    causes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.counts = np.zeros((self.classes, self.classes), np.int64)
 
-    def update(self, before: npt.NDArray[np.integer], after: npt.NDArray[np.integer]) -> None:
-        """Add one image: common class indices [H, W] each."""
+    def update(self, before: npt.NDArray[np.integer], after: npt.NDArray[np.integer], why: str | None = None) -> None:
+        """Add one image: common class indices [H, W] each. why: the cause, if its pixels are others."""
         flat = before.astype(np.int64).reshape(-1) * self.classes + after.reshape(-1)
         found = np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
         self.counts += found
         self.images += 1
-        self.changed_images += int(found.sum() > np.trace(found))
+        changed = int(found.sum() - np.trace(found))
+        self.changed_images += int(changed > 0)
+        if why is not None and changed:
+            images, pixels = self.causes.get(why, (0, 0))
+            self.causes[why] = images + 1, pixels + changed
 
     def same(self, pixels: Mapping[int, int], images: int) -> None:
         """Add images that did not change, by their pixels of each class."""
@@ -71,6 +79,10 @@ class Flow:
             for i, j in zip(*np.nonzero(off), strict=True)
         ]
         return sorted(found, key=lambda move: (-move.pixels, move.before, move.after))
+
+    def reasons(self) -> list[tuple[str, int, int]]:
+        """(cause, changed images, changed pixels), the most pixels first."""
+        return sorted(((why, *sums) for why, sums in self.causes.items()), key=lambda one: (-one[2], one[0]))
 
     def busiest(self) -> list[int]:
         """The classes that changed most, at most MAX_CLASSES, in their own order."""

@@ -27,6 +27,9 @@ MEASURES = (
 )
 BETTER = {name: better for _, name, better in MEASURES} | {"validation mIoU": 1}
 LEVEL = 0.05
+#: What classes are compared by where no IoU is known.
+SHARE = "mean share of an image"
+SHARE_OF_OWN = f"{SHARE}, over each side's own images"
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def per_class(sides: Sequence[Side], groups: Sequence[Group], pixels: Pixels | N
         found = [dict(side.per_class) for side in sides]
     title = "IoU"
     if not any(found) and pixels is not None and pixels.surveys:
-        title = "mean share of an image"
+        title = SHARE_OF_OWN if any(pixels.alone.values()) else SHARE
         names = pixels.common.names
         found = [
             {names[i]: pixels.surveys[n].area().get(i, 0.0) for i in range(len(names))} if n in pixels.surveys else {}

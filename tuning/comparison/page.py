@@ -52,6 +52,7 @@ class FlowView:
     changed_images: int
     moves: list[Any]
     more: int
+    causes: list[tuple[str, int, int]]
     columns: list[int]
     matrix: list[tuple[int, list[tuple[float, int]]]]
 
@@ -236,6 +237,7 @@ def _flow(result: Result, number_: int) -> FlowView:
         flow.changed_images,
         moves[:MAX_MOVES],
         max(0, len(moves) - MAX_MOVES),
+        flow.reasons(),
         chosen,
         matrix,
     )

@@ -262,7 +262,7 @@ def _add(
         pixels.resized.append(name)
         return
     for flow, other in zip(pixels.flows, shown[1:], strict=True):
-        flow.update(shown[0].found, other.found)
+        flow.update(shown[0].found, other.found, other.cause(shown[0]))
     assert pixels.differing is not None
     pixels.differing.add(name, shown, judged, picture if picture is not None else _photo(pixels, sources, answers))
 

@@ -31,6 +31,11 @@ class Result:
     intervals: dict[int, tuple[float, float]]
     remarks: Sequence[str]
 
+    @property
+    def uneven(self) -> bool:
+        """Whether the label sides are of different images."""
+        return self.pixels is not None and any(self.pixels.alone.values())
+
     def notes(self, most: int) -> list[str]:
         """What a person should know of what was left out."""
         pixels, told = self.pixels, list(self.remarks)
@@ -39,6 +44,12 @@ class Result:
         for n, assets in pixels.alone.items():
             if assets:
                 told.append(f"{len(assets):,} images only in {self.sides[n].name}: {_some(assets, most)}")
+        if self.uneven:
+            counts = ", ".join(f"{self.sides[n].name} {one.totals.images:,}" for n, one in pixels.surveys.items())
+            told.append(
+                f"shares, coverage and what sides say of themselves are each over all of a side's own images ({counts})"
+                ", pixel flow is over those that all have"
+            )
         if pixels.resized:
             told.append(f"{len(pixels.resized):,} images have another size now: {_some(pixels.resized, most)}")
         return told
@@ -79,6 +90,9 @@ class Result:
             "changed_images": flow.changed_images,
             "pixels": flow.pixels,
             "changed_pixels": flow.changed,
+            "causes": [
+                {"cause": why, "images": images, "changed_pixels": changed} for why, images, changed in flow.reasons()
+            ],
             "moves": [
                 {"before": names[move.before], "after": names[move.after], "pixels": move.pixels}
                 for move in flow.moves()[:TOP_MOVES]

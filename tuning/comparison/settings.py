@@ -9,8 +9,8 @@ from tuning.comparison.sides import Side, common_start
 #: Settings that say where and how a job ran and what is told of it; they change no result.
 ELSEWHERE = frozenset({
     "output", "tracking", "execution", "report", "restart", "register_model", "workers", "checkpoint_every_steps",
-    "dry_run", "budget", "budget_images", "from_evidence", "retry_quarantined", "strict", "pools", "page",
-    "page_images",
+    "dry_run", "budget", "budget_images", "from_evidence", "retry_quarantined", "publish_anyway", "strict", "pools",
+    "page", "page_images",
 })  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from models.metrics import expand_quarter
 from pipelines.config import UsageError
 from pipelines.evaluation.photographs import read_photograph
+from pipelines.nightly import causes
 from pipelines.stages.decide import read_png
 from pipelines.tables.lookup import Lookup
 from tuning.comparison.classes import Common, Indices, translate
@@ -19,7 +20,7 @@ from tuning.comparison.config import CompareConfig
 from tuning.comparison.sides import Side, Snapshot
 
 Picture = npt.NDArray[np.uint8]
-COLUMNS = ("run_id", "uri", "class_map", "confidence", "keep_threshold", "evidence_key")
+COLUMNS = ("run_id", "uri", "class_map", "confidence", "keep_threshold", "evidence_key", *causes.COLUMNS)
 #: Evidence guides are of this size, px; photographs that take their place are made as small.
 PHOTO_PX = 384
 
@@ -39,6 +40,13 @@ class Map:
         if self.keep_threshold is None:
             return (np.clip(self.confidence, 0, 1) * 255).round().astype(np.uint8)
         return expand_quarter(self.confidence, *self.found.shape).astype(np.uint8)
+
+    def cause(self, before: "Map") -> str | None:
+        """Why the label is not the one of before, and what of its inputs differs; None where a side does not say."""
+        if before.row is None or self.row is None or not before.row["label_key"] or not self.row["label_key"]:
+            return None
+        why, inputs = causes.cause(before.row, self.row)
+        return ": ".join([why, ", ".join(inputs)]) if inputs else why
 
     @property
     def mean_confidence(self) -> float:

@@ -55,7 +55,12 @@ def _flow(result: Result, number: int, rows: int) -> list[str]:
         [names[move.before], names[move.after], f"{100 * move.of_all:.3f} %", f"{100 * move.of_before:.1f} %"]
         for move in flow.moves()
     ]
-    return [head, *_block(["from", "to", "of all pixels", "of the first class"], cells, rows)]
+    why = [[cause, f"{images:,}", f"{changed:,}"] for cause, images, changed in flow.reasons()]
+    return [
+        head,
+        *_block(["cause", "changed images", "changed pixels"], why, rows),
+        *_block(["from", "to", "of all pixels", "of the first class"], cells, rows),
+    ]
 
 
 def _block(head: Sequence[str], rows: Sequence[Sequence[str]], most: int) -> list[str]:
