@@ -16,7 +16,7 @@ from pipelines.ablation.config import AblateConfig
 from pipelines.ablation.heads import Fitted, Heads
 from pipelines.ablation.methods import BY_NAME, METHODS, Method, alone, nothing
 from pipelines.ablation.present import markdown, track, write
-from pipelines.ablation.variants import Decisions, Part, Variant, parts_of
+from pipelines.ablation.variants import Decisions, Variant, parts_of
 from pipelines.config import UsageError, config_digest
 from pipelines.evaluation.cases import Source, open_source
 from pipelines.flow.progress import duration, say
@@ -40,8 +40,8 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
 
         again["photographs"] = Again(source, folder, settings.device, settings.progress_seconds)
 
-    def observed(observe_id: str, part: Part) -> Any:
-        return again["photographs"].evidence(observe_id, part)
+    def observed(observe_id: str, assets: Sequence[str]) -> Any:
+        return again["photographs"].evidence(observe_id, assets)
 
     decisions = Decisions(parts, folder, heads, observed, settings.progress_seconds)
     methods = _choose(config, decisions.given())
@@ -88,10 +88,10 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
         "nothing": {one.name: round(one(counted(floor).sums.sum(0)), 5) for one in metrics},
         "methods": rows,
     }
-    files = write(folder, result)
-    print_table = markdown(result)
-    say(print_table)
-    track(config, source, folder, name, result, print_table)
+    table = markdown(result)
+    files = write(folder, result, table)
+    say(table)
+    track(config, source, folder, name, result, table)
     seconds = time.monotonic() - started
     say(f"ablate: {decisions.decided:,} labels decided, {decisions.kept:,} known before, in {duration(seconds)}")
     return {
@@ -107,6 +107,8 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _source(config: AblateConfig) -> Source:
+    if config.gold.images is not None:
+        raise UsageError("--gold.images means nothing here: photographs are read where the labels say")
     source = open_source(config.labels, config.snapshot, config.gold)
     shards = source.past.shards
     rows = tuple(row for row in source.rows if row["evidence_key"] in shards)

@@ -13,7 +13,6 @@ from models.evidence import ENCODING_VERSION, Evidence
 from models.observe_config import ALGORITHM_VERSION, ObserveConfig
 from pipelines import storage
 from pipelines import weak as weak_labels
-from pipelines.ablation.variants import Part
 from pipelines.evaluation.cases import Source
 from pipelines.flow.progress import Progress
 from pipelines.flow.run import digest
@@ -70,11 +69,11 @@ class Again:
         notes = [json.loads(storage.read_bytes(url)) for url in storage.list_files(self._notes(observe_id))]
         return float(sum(note["seconds"] for note in notes) / sum(note["images"] for note in notes))
 
-    def evidence(self, observe_id: str, part: Part) -> Mapping[str, Evidence]:
+    def evidence(self, observe_id: str, assets: Sequence[str]) -> Mapping[str, Evidence]:
         """By asset."""
         store = self._stores[observe_id]
         index = {row["asset"]: row for row in store.index().to_pylist()}
-        rows = [index[row["asset"]] for row in part.rows]
+        rows = [index[asset] for asset in assets]
         shards = {row["evidence_key"]: row["shard"] for row in index.values() if row["shard"]}
         wanted = {(shards[row["evidence_key"]], row["evidence_key"]) for row in rows}
         found = {row["evidence_key"]: evidence_record.decode(row) for row in store.read(sorted(wanted))}

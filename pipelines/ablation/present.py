@@ -13,10 +13,10 @@ from pipelines.tracking import Tracker
 COLUMNS = {"miou": "mIoU", "miou_voc7": "mIoU voc7"}
 
 
-def write(folder: str, result: Mapping[str, Any]) -> dict[str, str]:
+def write(folder: str, result: Mapping[str, Any], table: str) -> dict[str, str]:
     """Write ablation.md and ablation.json; their addresses."""
     files = {"markdown": storage.join(folder, "ablation.md"), "json": storage.join(folder, "ablation.json")}
-    storage.write_bytes(files["markdown"], markdown(result).encode())
+    storage.write_bytes(files["markdown"], table.encode())
     storage.write_bytes(files["json"], (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
     return files
 

@@ -27,7 +27,9 @@ Sums = npt.NDArray[np.int64]
 """Pixels of images, int64 [N, 3, C]: right, in the gold, and found, by class, of what is judged."""
 
 PART_IMAGES = 128
-"""Images in memory at once; what was decided of them is kept together."""
+"""Images in memory at once."""
+GROUP_IMAGES = 16
+"""Images of which what was decided is written together: what a killed run does again, at most."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +93,20 @@ def parts_of(source: Source) -> list[Part]:
 
 
 class Decisions:
-    """What each variant makes of the images. heads: by digest. observed: evidence of a part by id, asset by asset."""
+    """What each variant makes of the images. heads: by digest. observed: evidence by id and assets."""
 
     def __init__(
         self,
         parts: Sequence[Part],
         folder: str,
         heads: Mapping[str, Head],
-        observed: Callable[[str, Part], Mapping[str, Evidence]],
+        observed: Callable[[str, Sequence[str]], Mapping[str, Evidence]],
         progress_seconds: float,
     ) -> None:
         self._parts, self._folder, self._observed = parts, storage.join(folder, "decided"), observed
         self._every, self._heads, self._texts = progress_seconds, heads, dict[str, TextBank]()
         self.decided = self.kept = 0
+        self._warm = False
 
     def given(self) -> frozenset[str]:
         """What there is in the images for settings to work on: models.decide.config.Given."""
@@ -119,35 +122,43 @@ class Decisions:
         return found
 
     def count(self, variants: Iterable[Variant]) -> dict[Variant, Counted]:
-        """Decide what was not decided before."""
-        wanted = list(dict.fromkeys(one.plain() for one in variants))
-        there = set(storage.list_files(self._folder))
-        todo = [(part, one) for part in self._parts for one in wanted if self._address(part, one) not in there]
-        total = sum(len(part.rows) for part, _ in todo)
+        """Decide what was not decided before, image by image in all ways, so that what they cost can be compared."""
+        wanted = {self._key(one): one for one in dict.fromkeys(one.plain() for one in variants)}
+        groups = [(part, start) for part in self._parts for start in range(0, len(part.rows), GROUP_IMAGES)]
+        stored = [self._read(part, start) for part, start in groups]
+        todo = [[one for key, one in wanted.items() if key not in there] for there in stored]
+        sizes = [len(part.rows[start : start + GROUP_IMAGES]) for part, start in groups]
+        total = sum(size * len(missing) for size, missing in zip(sizes, todo, strict=True))
         self.decided += total
-        self.kept += sum(len(part.rows) for part in self._parts) * len(wanted) - total
+        self.kept += sum(sizes) * len(wanted) - total
         progress = Progress("ablate", total, self._every, unit="label")
-        for part in self._parts:
-            missing = sorted((one for other, one in todo if other is part), key=lambda one: one.observed)
-            if missing:
-                self._decide(part, missing, progress)
+        for number, (part, start) in enumerate(groups):
+            if todo[number]:
+                stored[number] |= self._decide(part, start, todo[number], progress)
+                self._write(part, start, stored[number])
+            if start + GROUP_IMAGES >= len(part.rows):
+                part.forget()
         progress.close()
-        return {one: _joined([self._read(part, one) for part in self._parts]) for one in wanted}
+        return {one: _joined([there[key] for there in stored]) for key, one in wanted.items()}
 
-    def _decide(self, part: Part, variants: Sequence[Variant], progress: Progress) -> None:
-        cases, observed, loaded = part.cases, part.cases.items, ""
-        self._one(cases, observed[0], variants[0])  # once unseen: what the first image of all waits for is no cost
-        for variant in variants:
-            if variant.observed != loaded:
-                loaded = variant.observed
-                anew = self._observed(loaded, part)
-                observed = tuple(replace(case, evidence=anew[case.asset]) for case in cases.items)
-            found = [self._one(cases, case, variant) for case in observed]
-            content = io.BytesIO()
-            np.savez_compressed(content, sums=[sums for sums, _ in found], seconds=[seconds for _, seconds in found])
-            storage.write_bytes(self._address(part, variant), content.getvalue())
-            progress.add(len(found))
-        part.forget()
+    def _decide(self, part: Part, start: int, variants: Sequence[Variant], progress: Progress) -> dict[str, Counted]:
+        cases = part.cases
+        group = cases.items[start : start + GROUP_IMAGES]
+        assets = [case.asset for case in group]
+        seen = {one.observed: self._observed(one.observed, assets) for one in variants if one.observed}
+        if not self._warm:
+            self._one(cases, group[0], replace(variants[0], observed=""))  # the first of all waits for what is no cost
+            self._warm = True
+        found: dict[str, list[tuple[Sums, float]]] = {self._key(one): [] for one in variants}
+        for case in group:
+            for one in variants:
+                anew = replace(case, evidence=seen[one.observed][case.asset]) if one.observed else case
+                found[self._key(one)].append(self._one(cases, anew, one))
+            progress.add(len(variants))
+        return {
+            key: Counted(np.stack([sums for sums, _ in counted]), np.array([seconds for _, seconds in counted]))
+            for key, counted in found.items()
+        }
 
     def _one(self, cases: Cases, case: Case, variant: Variant) -> tuple[Sums, float]:
         text = self._text(cases, variant)
@@ -166,13 +177,27 @@ class Decisions:
             self._texts[variant.head] = replace(cases.text, head=self._heads.get(variant.head))
         return self._texts[variant.head]
 
-    def _address(self, part: Part, variant: Variant) -> str:
-        told = [part.identity, dataclasses.asdict(variant.decide), variant.head, variant.observed, DECIDE_VERSION]
-        return storage.join(self._folder, f"{digest(told)[:32]}.npz")
+    def _key(self, variant: Variant) -> str:
+        told = [dataclasses.asdict(variant.decide), variant.head, variant.observed, DECIDE_VERSION]
+        return digest(told)[:32]
 
-    def _read(self, part: Part, variant: Variant) -> Counted:
-        with np.load(io.BytesIO(storage.read_bytes(self._address(part, variant)))) as stored:
-            return Counted(stored["sums"], stored["seconds"])
+    def _address(self, part: Part, start: int) -> str:
+        return storage.join(self._folder, f"{part.identity[:32]}-{start}.npz")
+
+    def _write(self, part: Part, start: int, counted: Mapping[str, Counted]) -> None:
+        arrays = {f"{key}-{name}": getattr(one, name) for key, one in counted.items() for name in ("sums", "seconds")}
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        storage.write_bytes(self._address(part, start), content.getvalue())
+
+    def _read(self, part: Part, start: int) -> dict[str, Counted]:
+        """By the variants' keys."""
+        address = self._address(part, start)
+        if not storage.exists(address):
+            return {}
+        with np.load(io.BytesIO(storage.read_bytes(address))) as stored:
+            keys = {name.partition("-")[0] for name in stored.files}
+            return {key: Counted(stored[f"{key}-sums"], stored[f"{key}-seconds"]) for key in keys}
 
 
 def _joined(parts: Sequence[Counted]) -> Counted:
