@@ -11,11 +11,12 @@ from models.decide.config import DecideConfig
 from models.decide.decide import DECIDE_VERSION
 from pipelines import storage
 from pipelines.config import UsageError
+from pipelines.evaluation.cases import Cases, given, load
 from pipelines.flow.progress import duration, say
 from pipelines.flow.run import digest
 from pipelines.stages.observe import limit_threads
 from pipelines.tracking import ChildRun, Tracker
-from tuning.cases import Cases, Source, find_source, given, load
+from tuning.cases import Source, find_source
 from tuning.config import TuneLabelsConfig
 from tuning.files import write_json, write_yaml
 from tuning.labels_space import LabelSpace, build_space

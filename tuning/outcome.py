@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
-from scipy import stats
 
+from pipelines.evaluation.bootstrap import paired_interval
 from tuning.objectives import Counts, Objective, iou, numbers, rounded
 
-RESAMPLES = 2000
-LEVEL = 0.95
 #: Tells a better score from one that differs in the last bits.
 LEAST = 1e-9
 
@@ -28,20 +26,8 @@ class Half:
         return objective.value(self.winner[chosen].sum(0)) - objective.value(self.default[chosen].sum(0))
 
     def interval(self, objective: Objective, seed: int) -> tuple[float, float] | None:
-        """95 % interval of the gain over images drawn again, the same for both (paired percentile bootstrap); None for
-        fewer than two images. Efron and Tibshirani, "An Introduction to the Bootstrap", 1993."""
-        if len(self.default) < 2:
-            return None
-        found = stats.bootstrap(
-            (np.arange(len(self.default)),),
-            lambda chosen: self.gain(objective, chosen),
-            n_resamples=RESAMPLES,
-            vectorized=False,
-            confidence_level=LEVEL,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-        return float(found.confidence_interval.low), float(found.confidence_interval.high)
+        """95 % interval of the gain over images drawn again; see `paired_interval`."""
+        return paired_interval(len(self.default), lambda chosen: self.gain(objective, chosen), seed)
 
 
 def front(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

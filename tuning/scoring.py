@@ -15,7 +15,7 @@ from models.decide.scene import Frame, Scene
 from models.decide.types import Label, WeakArrays
 from models.evidence import Evidence
 from models.metrics import expand_quarter
-from tuning.cases import Case, Cases
+from pipelines.evaluation.cases import Case, Cases
 from tuning.objectives import Counts, gold_counts
 
 

@@ -10,9 +10,9 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
 from pipelines import execution
+from pipelines.evaluation.cases import Cases
 from pipelines.flow.progress import say
 from pipelines.flow.stop import RunFailed, stop_on_signals
-from tuning.cases import Cases
 from tuning.config import TuneLabelsConfig
 from tuning.labels_space import LabelSpace
 from tuning.objectives import Objective

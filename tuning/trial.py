@@ -7,8 +7,8 @@ import numpy as np
 from ray import tune
 
 from models.decide.config import DecideConfig
+from pipelines.evaluation.cases import Cases
 from pipelines.stages.observe import limit_threads
-from tuning.cases import Cases
 from tuning.objectives import Objective, numbers
 from tuning.scoring import Scenes, count
 

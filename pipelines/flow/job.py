@@ -8,12 +8,11 @@ from typing import Any
 
 import yaml
 
-from models.decide.decide import DECIDE_VERSION
 from models.decide.types import TextBank
 from models.evidence import ENCODING_VERSION
 from pipelines import execution, storage
 from pipelines.classes import ClassSet, ClassSetError
-from pipelines.config import LabelConfig, UsageError, config_digest
+from pipelines.config import LabelConfig, UsageError
 from pipelines.corpus.base import CorpusError
 from pipelines.corpus.open import open_corpus
 from pipelines.flow import deciding, learning, listing, observing, plan, second
@@ -22,7 +21,7 @@ from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.past import check_classes
 from pipelines.flow.progress import say
 from pipelines.flow.publish import Proposal, Publisher
-from pipelines.flow.run import Run, digest
+from pipelines.flow.run import Run, decide_digest, digest
 from pipelines.flow.stop import stop_on_signals
 from pipelines.flow.track import tracked
 from pipelines.learned import head_of
@@ -128,10 +127,8 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         observe_id = (there or ids)[0]
     answers = storage.join(storage.absolute(config.output), "descriptions.json")
     known = knowledge(config.text, classes, answers, ask=not config.dry_run)
-    # Labels that were decided without more knowledge than the class set keep their digest.
-    said = [known.digest] if known.digest else []
-    decide_digest = digest([config_digest(config.decide), DECIDE_VERSION, clip.digest, *said])
-    run = Run(config, classes, observe_id, decide_digest, {"clip": clip.digest, "sam": sam.digest}, layout, known)
+    decided_by = decide_digest(config.decide, clip.digest, known)
+    run = Run(config, classes, observe_id, decided_by, {"clip": clip.digest, "sam": sam.digest}, layout, known)
     try:
         run.manifest.version()
     except Exception as error:

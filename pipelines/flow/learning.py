@@ -52,7 +52,7 @@ def find(run: Run, rows: Sequence[Wanted], known: Known) -> tuple[Card | None, l
     tagged = _tagged(rows, known, config.images, config.seed)
     if len(tagged) < config.min_tagged:
         return None, []
-    fits = [card for card in cards(run.output) if card.identity == _identity(run)]
+    fits = [card for card in cards(run.output) if card.identity == identity(run)]
     if fits and len(tagged) < (1 + config.growth) * fits[0].images:
         return fits[0], []
     return None, tagged
@@ -60,7 +60,11 @@ def find(run: Run, rows: Sequence[Wanted], known: Known) -> tuple[Card | None, l
 
 def learn(run: Run, tagged: Sequence[Wanted], known: Known, text: TextBank) -> Card:
     """Fit a head on these images, in tasks beside each other, and store it."""
+    return save_head(run.output, *fit(run, tagged, known, text))
 
+
+def fit(run: Run, tagged: Sequence[Wanted], known: Known, text: TextBank) -> tuple[Head, Card]:
+    """A head from these images, in tasks beside each other, and its card, whose digest is still to come."""
     started = time.monotonic()
     config = _settings(run)
     places = [(*known.evidence[row.asset][:2], row.weak) for row in tagged]
@@ -71,10 +75,9 @@ def learn(run: Run, tagged: Sequence[Wanted], known: Known, text: TextBank) -> C
         text = replace(text, head=head)
     progress.close()
     names = [entry.name for entry in run.classes.classes]
-    card = Card("", _identity(run), len(tagged), names, images.tolist(), run.model_digests["clip"], run.run_id)
-    card = save_head(run.output, head, card)
+    card = Card("", identity(run), len(tagged), names, images.tolist(), run.model_digests["clip"], run.run_id)
     say(f"learn: {int(head.valid.sum())} of {len(names)} classes, in {duration(time.monotonic() - started)}")
-    return card
+    return head, card
 
 
 def _round(
@@ -84,7 +87,7 @@ def _round(
     import ray
 
     shared = ray.put((run.store, run.classes, text, run.config.decide, config))
-    tell, fit = ray.remote(num_cpus=0.9, num_returns=2)(_tell), ray.remote(num_cpus=0.9)(_fit)
+    tell, solve = ray.remote(num_cpus=0.9, num_returns=2)(_tell), ray.remote(num_cpus=0.9)(_fit)
     told, patches = {}, []
     for part in parts:
         counts, found = tell.remote(shared, part)
@@ -96,7 +99,7 @@ def _round(
         progress.add(sum(told[counts] for counts in done))
     images = np.sum(ray.get(list(told)), axis=0)
     try:
-        return ray.get(fit.remote(patches, config, images)), images
+        return ray.get(solve.remote(patches, config, images)), images
     except ray.exceptions.RayTaskError as error:
         raise RunFailed(f"learn: {error.cause}; --learn.enabled false decides from text alone") from error
 
@@ -105,7 +108,7 @@ def _settings(run: Run) -> HeadConfig:
     return HeadConfig(min_images=run.config.learn.min_images, seed=run.config.learn.seed)
 
 
-def _identity(run: Run) -> str:
+def identity(run: Run) -> str:
     """Of everything that a head depends on, but for the images."""
     made_from = [run.decide_digest, run.classes.digest, run.observe_id]
     return digest([VERSION, *made_from, asdict(_settings(run)), run.config.learn.images])

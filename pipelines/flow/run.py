@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from models.decide.config import DecideConfig
 from pipelines import storage
 from pipelines.classes import ClassSet
+from pipelines.config import config_digest
 from pipelines.execution import Layout
 from pipelines.forgetting.memory import Forgotten
 from pipelines.tables.evidence import EvidenceStore
@@ -72,6 +74,15 @@ class Run:
         """Seconds of --budget that are left, or None without one."""
         budget = self.config.budget_seconds
         return None if budget is None else budget - (time.monotonic() - self.started)
+
+
+def decide_digest(config: DecideConfig, clip_digest: str, knowledge: Knowledge) -> str:
+    """sha256, hex, of how labels are decided, but for what a corpus taught. clip_digest: of the model of the texts."""
+    from models.decide.decide import DECIDE_VERSION
+
+    # Labels that were decided without more knowledge than the class set keep their digest.
+    said = [knowledge.digest] if knowledge.digest else []
+    return digest([config_digest(config), DECIDE_VERSION, clip_digest, *said])
 
 
 def digest(value: Any) -> str:

@@ -113,7 +113,8 @@ def check_the_numbers(
     assert dry.code == 0, dry.err
     other = {**section, "mask_weight": 0.2, "background_threshold": 0.6}
     (folder / "other.yaml").write_text(yaml.safe_dump({"decide": other}))
-    from tuning.cases import find_source, load
+    from pipelines.evaluation.cases import load
+    from tuning.cases import find_source
     from tuning.objectives import parse_objective
     from tuning.scoring import count_all
 

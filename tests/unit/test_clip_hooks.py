@@ -134,7 +134,7 @@ def test_tiles_of_odd_pictures(small_clip: Path, size: tuple[int, int]) -> None:
 
 
 def test_fields_at_their_defaults_leave_the_evidence_key_as_it_was() -> None:
-    """The digest that the config had before these fields existed; from then on a changed field makes a new key."""
+    """The digest that the config has without these fields; a changed field makes a new key."""
     before = "f2792d517633760f0dfd78f6727d46c39c96242c88789ff1a4a94c032e512cb4"
     assert digest(key_fields(ObserveConfig())) == before
     changed = [{"extra_attention": 0.5}, {"token_weight": 0.5}, {"tiles": (2,)}, {"tiles_overlap": 0.5}]

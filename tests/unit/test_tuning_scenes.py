@@ -14,7 +14,7 @@ from models.decide.decide import decide, draw, frame_of, look
 from models.decide.scene import Frame, Scene
 from models.decide.types import Label
 from models.evidence import MASK_SOURCES
-from tuning.cases import Case, Cases, given
+from pipelines.evaluation.cases import Case, Cases, given
 from tuning.objectives import parse_objective
 from tuning.scoring import Scenes, count, count_all, fields_of, mirror_case
 

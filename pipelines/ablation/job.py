@@ -1,0 +1,203 @@
+"""An ablation as a sequence of steps: find the images, choose the methods, fit, observe, decide, compare, write."""
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from models.corpus.head import Head
+from models.decide.config import DecideConfig
+from pipelines import storage
+from pipelines.ablation.compare import MISSED, UNPROVEN, Comparison, Pair, compare, metrics_of, verdict
+from pipelines.ablation.config import AblateConfig
+from pipelines.ablation.heads import Fitted, Heads
+from pipelines.ablation.methods import BY_NAME, METHODS, Method, alone, nothing
+from pipelines.ablation.present import markdown, track, write
+from pipelines.ablation.variants import Decisions, Variant, parts_of
+from pipelines.config import UsageError, config_digest
+from pipelines.evaluation.cases import Source, open_source
+from pipelines.flow.progress import duration, say
+from pipelines.flow.run import digest
+from pipelines.stages.observe import limit_threads
+
+
+def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
+    """Run it all; what the last line of stdout says. Raises UsageError, RunFailed, Interrupted."""
+    started = time.monotonic()
+    limit_threads(1)
+    source = _source(config)
+    parts = parts_of(source)
+    name = f"ablation-{digest([one.identity for one in parts] + [config_digest(source.base)])[:10]}"
+    folder = storage.absolute(config.output or storage.join(source.output, "ablations", name))
+    heads: dict[str, Head] = {}
+    again: dict[str, Any] = {}
+    settings = config.execution
+    if config.observe or any(BY_NAME[one].part == "observe" for one in config.methods):
+        from pipelines.ablation.observed import Again
+
+        again["photographs"] = Again(source, folder, settings.device, settings.progress_seconds)
+
+    def observed(observe_id: str, assets: Sequence[str]) -> Any:
+        return again["photographs"].evidence(observe_id, assets)
+
+    decisions = Decisions(parts, folder, heads, observed, settings.progress_seconds)
+    methods = _choose(config, decisions.given())
+    say(f"ablate: {len(methods)} methods on {len(source.rows):,} images: {', '.join(one.name for one in methods)}")
+    fitted = _fit(config, source, folder, methods, heads)
+    methods = [one for one in methods if one.part != "corpus" or fitted]
+    own = source.past.head_digest
+    compared, costs = [], dict[str, dict[str, float]]()
+    for method in methods:
+        if method.part == "observe":
+            pair, costs[method.name] = _observe(method, source, again["photographs"])
+            compared.append(_observed_comparison(method, source.base, *pair))
+        else:
+            compared.append(_comparison(method, source.base, own, fitted))
+    base, floor = Variant(source.base, own), Variant(nothing(source.base))
+    wanted = [base, floor, *(variant for one in compared for variant in one.variants)]
+    counts = decisions.count(wanted)
+    metrics = metrics_of(source.matching.names)
+
+    def counted(variant: Variant) -> Any:
+        return counts[variant.plain()]
+
+    rows = []
+    for one in compared:
+        say(f"compare: {one.method.name}")
+        numbers = compare(one, counted, metrics, config.resamples)
+        numbers["seconds_per_image"] = costs.get(one.method.name, numbers["seconds_per_image"])
+        rows.append(_row(one, numbers, source, fitted, config))
+    assert source.gold is not None
+    result = {
+        "labels": source.output,
+        "corpus": source.past.config.corpus,
+        "snapshot": source.snapshot,
+        "images": len(source.rows),
+        "gold": config.gold.uri,
+        "split": config.gold.split,
+        "gold_digest": source.gold.digest_of(row["asset"] for row in source.rows),
+        "decide": dataclasses.asdict(source.base),
+        "config_digest": config_digest(source.base),
+        "command": shlex.join(["python", "pipelines/ablate.py", *argv]),
+        "seeds": list(config.seeds),
+        "resamples": config.resamples,
+        "everything": {one.name: round(one(counted(base).sums.sum(0)), 5) for one in metrics},
+        "nothing": {one.name: round(one(counted(floor).sums.sum(0)), 5) for one in metrics},
+        "methods": rows,
+    }
+    table = markdown(result)
+    files = write(folder, result, table)
+    say(table)
+    track(config, source, folder, name, result, table)
+    seconds = time.monotonic() - started
+    say(f"ablate: {decisions.decided:,} labels decided, {decisions.kept:,} known before, in {duration(seconds)}")
+    return {
+        "images": len(source.rows),
+        "methods": len(rows),
+        "decided": decisions.decided,
+        "known": decisions.kept,
+        "on_unproven": [row["name"] for row in rows if row["verdict"] == UNPROVEN],
+        "off_would_help": [row["name"] for row in rows if row["verdict"] == MISSED],
+        "seconds": round(seconds, 1),
+        **files,
+    }
+
+
+def _source(config: AblateConfig) -> Source:
+    if config.gold.images is not None:
+        raise UsageError("--gold.images means nothing here: photographs are read where the labels say")
+    source = open_source(config.labels, config.snapshot, config.gold)
+    shards = source.past.shards
+    rows = tuple(row for row in source.rows if row["evidence_key"] in shards)
+    if not rows:
+        raise UsageError(f"--labels: the evidence of {source.output} is gone, or was made by another run")
+    if len(rows) < len(source.rows):
+        say(f"{len(source.rows) - len(rows)} images have no evidence of the newest run, and are left out")
+    return replace(source, rows=rows)
+
+
+def _choose(config: AblateConfig, given: frozenset[str]) -> list[Method]:
+    """Raises UsageError for a method that is named and cannot matter."""
+    for name in config.methods:
+        if missing := sorted(BY_NAME[name].needs - given):
+            raise UsageError(f"--methods {name}: these images have nothing of what it needs ({', '.join(missing)})")
+    if config.methods:
+        chosen = [BY_NAME[name] for name in config.methods]
+        more = [one for one in METHODS if one.part == "observe" and config.observe and one not in chosen]
+        return [*chosen, *more]
+    return [one for one in METHODS if one.needs <= given and (one.part != "observe" or config.observe)]
+
+
+def _fit(
+    config: AblateConfig, source: Source, folder: str, methods: Sequence[Method], heads: dict[str, Head]
+) -> list[Fitted]:
+    """A head for each seed, if a method needs them, and the labels' own; none where too few images are tagged."""
+    made = Heads(config, source, folder)
+    found = []
+    if any(one.part == "corpus" for one in methods):
+        of_seeds = [made.of_seed(seed) for seed in config.seeds]
+        found = [one for one in of_seeds if one is not None]
+        if not found:
+            if any(BY_NAME[name].part == "corpus" for name in config.methods):
+                raise UsageError("--methods: too few images are tagged to learn from (see learn.min_tagged)")
+            say("nothing can be learned from so few tagged images: what a corpus teaches is left out")
+    own = made.own()
+    heads |= {one.digest: one.head for one in [*found, *([own] if own else [])]}
+    return found
+
+
+def _comparison(method: Method, base: DecideConfig, own: str, fitted: Sequence[Fitted]) -> Comparison:
+    """own: the head of the labels, with which methods are compared that are not fitted themselves."""
+    on, off = method.within(base, base), method.without(base)
+    alone_on, alone_off = alone(method, base)
+    digests = tuple(one.digest for one in fitted) if method.part == "corpus" else (own,)
+    return Comparison(method, _pair(on, off, digests), _pair(alone_on, alone_off, digests))
+
+
+def _pair(on: DecideConfig, off: DecideConfig, heads: Sequence[str], observed: tuple[str, str] = ("", "")) -> Pair:
+    sides = ((on, observed[0]), (off, observed[1]))
+    with_it, without = (tuple(Variant(one, head, seen).plain() for head in heads) for one, seen in sides)
+    return Pair(with_it, without)
+
+
+def _observe(method: Method, source: Source, again: Any) -> tuple[tuple[str, str], dict[str, float]]:
+    """(with, without): ids of the evidence, and what an image cost. Without is observed again too: on this machine."""
+    config = source.past.config.observe
+    changed = method.observe(config)
+    if changed == config:
+        raise UsageError(f"--methods {method.name}: the labels were observed with it; it is compared where it was not")
+    pair = tuple(again.observe(one) for one in (changed, config))
+    seconds = partial(round, ndigits=5)
+    costs = {name: seconds(again.seconds(one)) for name, one in zip(("with", "without"), pair, strict=True)}
+    return (pair[0], pair[1]), costs
+
+
+def _observed_comparison(method: Method, base: DecideConfig, on: str, off: str) -> Comparison:
+    """Without what the corpus taught: that speaks of features as they were stored."""
+    for one in METHODS:
+        base = one.without(base) if one.part == "corpus" else base
+    floor = nothing(base)
+    return Comparison(method, _pair(base, base, ("",), (on, off)), _pair(floor, floor, ("",), (on, off)))
+
+
+def _row(
+    one: Comparison, numbers: dict[str, Any], source: Source, fitted: Sequence[Fitted], config: AblateConfig
+) -> dict[str, Any]:
+    method = one.method
+    told = [fit.seconds for fit in fitted if fit.seconds is not None] if method.part == "corpus" else []
+    in_run = method.is_on(source.base) and (method.part != "corpus" or bool(source.past.head_digest))
+    return {
+        "name": method.name,
+        "title": method.title,
+        "paper": method.paper,
+        "part": method.part,
+        "default": method.default,
+        "on_in_labels": in_run,
+        "seeds": list(config.seeds) if method.part == "corpus" else [],
+        **numbers,
+        "fit_seconds": round(sum(told) / len(told), 1) if told else None,
+        "verdict": verdict(method.default, numbers["gain"]["miou"]),
+    }

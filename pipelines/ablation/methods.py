@@ -1,0 +1,113 @@
+"""The methods that an ablation switches, one entry each. A new method of *decide* is one more entry: its `off`."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import reduce
+from typing import Any, Literal
+
+from models.decide.config import HEAT_ONLY, DecideConfig
+from models.observe_config import ObserveConfig
+from pipelines.config import LabelConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method, and the settings that switch it.
+
+    part: decide; corpus, what all images together teach, fitted with a seed; or observe, for which the photographs are
+    observed again. off: fields of DecideConfig and the values with which it does nothing. on: their values where the
+    run has it off; default: DecideConfig's own. Of an observe method: on, fields of ObserveConfig such as clip.flip.
+    builds_on: methods without which it does nothing; alone, it stands on them.
+    """
+
+    name: str
+    title: str
+    paper: str
+    part: Literal["decide", "corpus", "observe"] = "decide"
+    off: Mapping[str, Any] = field(default_factory=dict)
+    on: Mapping[str, Any] = field(default_factory=dict)
+    builds_on: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the images must have for it to matter: models.decide.config.Given. What has to be learned is learned."""
+        metadata = {one.name: one.metadata for one in fields(DecideConfig)}
+        return frozenset(metadata[name]["needs"] for name in self.off if "needs" in metadata[name]) - {"learned"}
+
+    def is_on(self, config: DecideConfig) -> bool:
+        return any(getattr(config, name) != value for name, value in self.off.items())
+
+    def without(self, config: DecideConfig) -> DecideConfig:
+        return replace(config, **self.off)
+
+    def within(self, config: DecideConfig, like: DecideConfig) -> DecideConfig:
+        """The settings with this method on: as `like` has it, if it does."""
+        default = DecideConfig()
+        chosen = {name: getattr(default, name) for name in self.off} | dict(self.on)
+        return replace(config, **({name: getattr(like, name) for name in chosen} if self.is_on(like) else chosen))
+
+    def observe(self, config: ObserveConfig) -> ObserveConfig:
+        """What an observe method observes with."""
+        return reduce(lambda made, one: _set(made, one[0].split("."), one[1]), self.on.items(), config)
+
+    @property
+    def default(self) -> bool:
+        """Whether it is on where nobody says anything."""
+        label = LabelConfig.model_validate({"corpus": "", "output": ""})
+        if self.part == "observe":
+            return self.observe(label.observe) == label.observe
+        asked = {"heat": label.heat.kind != "none", "student": bool(label.students)}
+        learned = self.part != "corpus" or label.learn.enabled
+        return self.is_on(label.decide) and learned and all(asked.get(need, True) for need in self.needs)
+
+
+def _set(config: Any, path: list[str], value: Any) -> Any:
+    inner = _set(getattr(config, path[0]), path[1:], value) if len(path) > 1 else value
+    return replace(config, **{path[0]: inner})
+
+
+METHODS = (
+    Method("masks", "SAM mask bank", "Kirillov et al., Segment Anything, ICCV 2023", off={"mask_weight": 0.0}),
+    Method("regions", "region voting", "ours", off={"region_share": 0.0}, builds_on=("masks",)),
+    Method("par", "pixel-adaptive refinement", "Ru et al., AFA, CVPR 2022", off={"par_strength": 0.0}),
+    Method("guided", "guided upsampling", "He et al., Guided Image Filtering, 2013", off={"guided_strength": 0.0}),
+    Method("words", "background words", "Lin et al., CLIP-ES, CVPR 2023", off={"background_words_weight": 0.0}),
+    Method("head", "head learned from the corpus", "ours", part="corpus", off={"head_weight": 0.0}),
+    Method("presence", "heat scaled by presence", "ours", off={"presence_power": 0.0}),
+    Method("heat_masks", "masks that heat asks SAM for", "GenSAM and GPRN, 2024", off={"heat_mask_weight": 0.0}),
+    Method("student", "a student's say", "Lee, Pseudo-Label, 2013", off={"student_weight": 0.0}),
+    Method("seeds", "what looks like seeds", "ours", off={"seed_weight": 0.0}),
+    Method("seed_masks", "masks that hold seeds", "ours", off={"seed_mask_share": 0.0}, builds_on=("seeds",)),
+    Method("seed_flow", "flow from seeds", "Grady, Random Walks, 2006", off={"seed_flow_weight": 0.0}),
+    Method("boxes", "masks and shapes in boxes", "ours", off={"box_weight": 0.0}),
+    Method("ellipse", "ellipse in boxes", "ours", off={"box_ellipse_share": 0.0}, builds_on=("boxes",)),
+    Method("noisy", "votes of noisy maps", "ours", off={"noisy_weight": 0.0}),
+    Method("tag_area", "tagged classes get some area", "ours", off={"tag_min_area": 0.0}),
+    Method("flip", "features of the mirrored picture too", "usual", part="observe", on={"clip.flip": True}),
+    Method("scales", "features of two sizes", "usual", part="observe", on={"clip.scales": (1.0, 1.5)}),
+)
+BY_NAME = {method.name: method for method in METHODS}
+
+
+def method_named(name: str) -> Method:
+    """Raises ValueError, naming the nearest."""
+    if name in BY_NAME:
+        return BY_NAME[name]
+    close = difflib.get_close_matches(name, BY_NAME, 1, 0.3)
+    raise ValueError(f"{name!r} is no method; " + (f"did you mean {close[0]}?" if close else f"known: {list(BY_NAME)}"))
+
+
+def nothing(config: DecideConfig) -> DecideConfig:
+    """Everything off: text heat alone, with the background threshold that suits it best."""
+    off = (method.off for method in METHODS if method.part != "observe")
+    return replace(config, **{name: value for one in off for name, value in one.items()} | HEAT_ONLY)
+
+
+def alone(method: Method, config: DecideConfig) -> tuple[DecideConfig, DecideConfig]:
+    """(with, without) it on top of everything off and what it builds on; its settings are the config's."""
+    floor = nothing(config)
+    for name in method.builds_on:
+        floor = BY_NAME[name].within(floor, config)
+    floor = method.without(floor)
+    return method.within(floor, config), floor
