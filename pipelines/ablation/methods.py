@@ -74,6 +74,27 @@ METHODS = (
     Method("guided", "guided upsampling", "He et al., Guided Image Filtering, 2013", off={"guided_strength": 0.0}),
     Method("words", "background words", "Lin et al., CLIP-ES, CVPR 2023", off={"background_words_weight": 0.0}),
     Method("head", "head learned from the corpus", "ours", part="corpus", off={"head_weight": 0.0}),
+    Method(
+        "likeness",
+        "shares of what looks like the surest patches",
+        "AGMM, CVPR 2023",
+        off={"responsibility_weight": 0.0},
+        on={"responsibility_weight": 0.3},
+    ),
+    Method(
+        "affinity",
+        "heat spread by an affinity of patches",
+        "ExCEL, CVPR 2025",
+        off={"affinity_strength": 0.0},
+        on={"affinity_strength": 0.5, "affinity_power": 2},
+    ),
+    Method(
+        "mumford_shah",
+        "masks and prototypes by turns",
+        "LMS-Net, 2025",
+        off={"mumford_shah_steps": 0},
+        on={"mumford_shah_steps": 3},
+    ),
     Method("presence", "heat scaled by presence", "ours", off={"presence_power": 0.0}),
     Method("heat_masks", "masks that heat asks SAM for", "GenSAM and GPRN, 2024", off={"heat_mask_weight": 0.0}),
     Method("student", "a student's say", "Lee, Pseudo-Label, 2013", off={"student_weight": 0.0}),
@@ -85,7 +106,23 @@ METHODS = (
     Method("noisy", "votes of noisy maps", "ours", off={"noisy_weight": 0.0}),
     Method("tag_area", "tagged classes get some area", "ours", off={"tag_min_area": 0.0}),
     Method("flip", "features of the mirrored picture too", "usual", part="observe", on={"clip.flip": True}),
-    Method("scales", "features of two sizes", "usual", part="observe", on={"clip.scales": (1.0, 1.5)}),
+    Method("one_size", "features of one size alone", "usual", part="observe", on={"clip.scales": (1.0,)}),
+    Method("qkv", "likeness of queries, keys, values", "ExCEL", part="observe", on={"clip.attention": "qq+kk+vv"}),
+    Method(
+        "extra",
+        "likeness of whole tokens",
+        "ExCEL",
+        part="observe",
+        on={"clip.attention": "vv", "clip.extra_attention": 0.5},
+    ),
+    Method(
+        "tokens",
+        "tokens weighed by attention",
+        "DOEI, 2025",
+        part="observe",
+        on={"clip.attention": "vv", "clip.token_weight": 0.5},
+    ),
+    Method("tiles", "features of tiles too", "PPL, 2022; ZeroSeg, 2023", part="observe", on={"clip.tiles": (2,)}),
 )
 BY_NAME = {method.name: method for method in METHODS}
 
