@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(AblateConfig, arguments, prog="ablate.py", description=__doc__ or "")
     stop_on_signals()
     keep_stdout_for_results()
-    # Everything heavy is imported after the config is known to be good, so that --help and errors are quick.
-    from pipelines.ablation.job import ablate
-
     try:
+        # Everything heavy is imported after the config is known to be good, so that --help and errors are quick.
+        from pipelines.ablation.job import ablate
+
         summary = ablate(config, arguments)
     except UsageError as error:
         say(f"error: {error}")
