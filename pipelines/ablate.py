@@ -12,8 +12,9 @@ tags and no mask, and shown with its spread. A method belongs into the defaults 
 above zero; the table marks those of which that is not so, and those that are off and should be on.
 
 The more gold images, the narrower the intervals; choose methods on gold of the training split, and report on another.
-A method is one entry in pipelines/ablation/methods.py. Left in --output: ablation.md, ablation.json, and what was
-decided, so that a run that was killed goes on with the same command, and a new method costs no more than itself.
+A method is one entry in pipelines/ablation/methods.py. Left in --output: ablation.md and ablation.json, of the last
+command, and what was decided: a run that was killed goes on with the same command, and a new method costs no more than
+itself.
 
 The last line on stdout is one JSON object: `on_unproven` and `off_would_help` name the defaults to think about. Exit
 codes: 0 compared, whatever came out; 1 failed; 2 bad usage; 130 and 143 stopped by SIGINT and SIGTERM.
@@ -41,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(AblateConfig, arguments, prog="ablate.py", description=__doc__ or "")
     stop_on_signals()
     keep_stdout_for_results()
-    # Everything heavy is imported after the config is known to be good, so that --help and errors are quick.
-    from pipelines.ablation.job import ablate
-
     try:
+        # Everything heavy is imported after the config is known to be good, so that --help and errors are quick.
+        from pipelines.ablation.job import ablate
+
         summary = ablate(config, arguments)
     except UsageError as error:
         say(f"error: {error}")
