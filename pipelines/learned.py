@@ -7,9 +7,11 @@ from typing import Any
 
 from models.corpus.head import Head
 from pipelines import storage
-from pipelines.config import LearnConfig
+from pipelines.config import UsageError
 
 FOLDER = "learned"
+HEAD = "head"
+"""Where a commit, and a candidate for one, says which head its labels were decided with."""
 VERSION = 1
 """Raise it when the same images give another head; heads of before are then not used any more."""
 
@@ -17,20 +19,17 @@ VERSION = 1
 @dataclass(frozen=True)
 class Card:
     """digest: sha256 of the weights. identity: of everything but the images that they depend on. images: how many they
-    were fitted on, of whom `tagged` had each class. classes: names, in row order. model: digest of the CLIP."""
+    were fitted on, of whom `tagged` had each class. classes: names, in row order. features: digest of the CLIP and of
+    how it looked at them. background: whether the class set has one. run_id: of the run that fitted it."""
 
     digest: str
     identity: str
     images: int
     classes: list[str]
     tagged: list[int]
-    model: str
+    features: str
+    background: bool
     run_id: str
-
-    def describe(self) -> str:
-        """For a person."""
-        known = sum(count > 0 for count in self.tagged)
-        return f"head {self.digest[:12]}: {self.images:,} tagged images, {known} of {len(self.classes)} classes"
 
 
 def cards(output: str) -> list[Card]:
@@ -65,9 +64,15 @@ def load_head(output: str, digest: str) -> Head:
     return Head(**load(data), background=background)
 
 
-def head_of(output: str, config: LearnConfig, digest: str) -> Head | None:
-    """The head that a run of this config decided with; digest "": none."""
-    return load_head(storage.absolute(config.use) if config.use else output, digest) if digest else None
+def head_of(output: str, digest: str) -> Head | None:
+    """The head that a run of this output decided with; digest "": none. Raises UsageError where it is not there."""
+    try:
+        return load_head(output, digest) if digest else None
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(
+            f"the head that labels of {output} were decided with is gone or was changed ({error}); "
+            "--learn.enabled false decides from text alone"
+        ) from error
 
 
 def _address(output: str, digest: str, kind: str) -> str:

@@ -196,6 +196,8 @@ def head_heat(
     if not len(known):
         return maps
     columns = np.concatenate([np.zeros(int(head.background), np.intp), rows[known] + 1])
+    if len(columns) < 2:
+        return maps  # It chooses between what it knows, and of one thing alone it knows nothing.
     scaled = (np.asarray(features, np.float32).reshape(-1, depth) - head.mean) / head.scale
     logits = (head.weight[columns] @ scaled.T + head.bias[columns, None]) / np.float32(temperature)
     shares = np.exp(logits - logits.max(0))

@@ -38,7 +38,7 @@ class Heads:
         past = self._source.past
         if not past.head_digest or past.text.head is None:
             return None
-        output = storage.absolute(past.config.learn.use) if past.config.learn.use else past.output
+        output = past.output
         run_id = next((card.run_id for card in cards(output) if card.digest == past.head_digest), "")
         return Fitted(past.head_digest, past.text.head, _seconds_of_run(output, run_id))
 
@@ -57,7 +57,7 @@ class Heads:
         wanted, known = look_up(run, self._all)
         found, tagged = learning.find(run, wanted, known)
         if found is not None:
-            head = head_of(run.output, run.config.learn, found.digest)
+            head = head_of(run.output, found.digest)
             assert head is not None
             return Fitted(found.digest, head, _seconds_of_run(run.output, found.run_id))
         if not tagged:

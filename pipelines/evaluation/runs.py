@@ -60,7 +60,7 @@ class PastRun:
                 "--baselines false leaves out what needs it"
             )
         bank = text_bank(str(clip.path), self.classes, self.knowledge)
-        return replace(bank, head=head_of(self.output, self.config.learn, self.head_digest))
+        return replace(bank, head=head_of(self.output, self.head_digest))
 
     @cached_property
     def store(self) -> EvidenceStore:

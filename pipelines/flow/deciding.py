@@ -87,7 +87,7 @@ def _made_from(run: Run, assets: Collection[str]) -> dict[str, dict[str, Any]]:
     """What the labels of some assets say that they were decided from."""
     if not assets:
         return {}
-    columns = ["asset", "class_set_digest", "decide_digest", "weak_digest", "human_digest"]
+    columns = ["asset", "class_set_digest", "decide_digest", "head_digest", "weak_digest", "human_digest"]
     batches = run.labels.newest(columns, batch_rows=4096, assets=assets)
     return {row.pop("asset"): row for batch in batches for row in batch.to_pylist()}
 
@@ -111,6 +111,7 @@ def _work(
     now = {
         "class_set_digest": run.classes.digest,
         "decide_digest": run.decide_digest,
+        "head_digest": run.head_digest,
         "weak_digest": wanted.weak_digest,
         "human_digest": labels.human_digest(corrections),
     }
@@ -170,7 +171,7 @@ def decide(run: Run, todo: Plan, text: TextBank | None, class_ids: Mapping[str, 
     result = Decided()
     if not todo.work and not todo.removals:
         return result
-    prefix = "staged-" + digest([run.classes.digest, run.decide_digest, run.observe_id])[:16]
+    prefix = "staged-" + digest([run.classes.digest, run.decide_digest, run.head_digest, run.observe_id])[:16]
     files, work = _staged(run, prefix, todo.work)
     result.resumed = len(todo.work) - len(work)
     back = len(withdrawn(run.labels, [storage.join(run.labels.url, file.name) for file in files])) if files else 0
@@ -228,6 +229,7 @@ def _decide(
         text=text,
         config=run.config.decide,
         decide_digest=run.decide_digest,
+        head_digest=run.head_digest,
         sequence=run.labels.next_sequence(),
         run_id=run.run_id,
         created_at=run.created_at,

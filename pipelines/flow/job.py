@@ -24,7 +24,7 @@ from pipelines.flow.publish import Proposal, Publisher
 from pipelines.flow.run import Run, decide_digest, digest
 from pipelines.flow.stop import stop_on_signals
 from pipelines.flow.track import tracked
-from pipelines.learned import head_of
+from pipelines.learned import head_of, load_head, save_head
 from pipelines.lock import only_run
 from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
@@ -134,6 +134,7 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
     except Exception as error:
         raise UsageError(f"--output {config.output} cannot hold tables: {error}") from error
     _check_classes(run)
+    learning.check_use(run)
     return run, models
 
 
@@ -227,6 +228,9 @@ def _learn(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Model
         _start_ray(run.config)
         text = embed_prompts(run.classes, models, run.knowledge)
         card = timed(run, "learn", lambda: learning.learn(run, tagged, known, text))
+    if card is not None and run.config.learn.use:
+        # A copy: the output has all that its labels came from.
+        card = save_head(run.output, load_head(storage.absolute(run.config.learn.use), card.digest), card)
     if card is not None:
         run.learned(card.digest)
         _record_inputs(run)
@@ -237,7 +241,7 @@ def _decide(run: Run, todo: deciding.Plan, models: Models, kinds: Sequence[secon
     if todo.work:
         _start_ray(run.config)
         bank = embed_prompts(run.classes, models, run.knowledge)
-        text = replace(bank, head=head_of(run.output, run.config.learn, run.head_digest))
+        text = replace(bank, head=head_of(run.output, run.head_digest))
     class_ids = {kind.run.observe_id: ids for kind in kinds if (ids := kind.class_ids()) is not None}
     return deciding.decide(run, todo, text, class_ids)
 

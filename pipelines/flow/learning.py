@@ -7,7 +7,8 @@ keeps what they agree on. It is stored in `OUTPUT/learned`, and is a part of wha
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from models.corpus.head import Chunk, Head, HeadConfig, fit_head_stream
 from models.corpus.targets import Patches, patches_of
 from models.decide.config import DecideConfig
 from models.decide.types import TextBank
+from models.observe_config import key_fields
 from pipelines import storage
 from pipelines import weak as weak_labels
 from pipelines.classes import ClassSet
@@ -27,9 +29,13 @@ from pipelines.flow.observing import Known
 from pipelines.flow.progress import Progress, duration, say
 from pipelines.flow.run import Run, digest
 from pipelines.flow.stop import RunFailed
-from pipelines.learned import VERSION, Card, cards, save_head
+from pipelines.learned import HEAD, VERSION, Card, cards, save_head
+from pipelines.nightly.candidates import candidates
 from pipelines.stages.observe import limit_threads
 from pipelines.tables.evidence import DATA, EvidenceStore
+
+# Forms of weak labels that say which classes an image holds.
+TELLING = {"tags", "captions"}
 
 # Images in one task: some seconds of work.
 IMAGES_PER_TASK = 64
@@ -40,22 +46,42 @@ Item = tuple[str, str, str]
 
 def find(run: Run, rows: Sequence[Wanted], known: Known) -> tuple[Card | None, list[Wanted]]:
     """The head that is good for this run; or, where there is none, the images that one is to be fitted on: too few of
-    them, and there is none.
-
-    Raises UsageError for a --learn.use that does not fit.
-    """
+    them, and there is none."""
     config = run.config.learn
     if not config.enabled or not run.config.decide.head_weight:
         return None, []
     if config.use:
         return _used(run, config.use), []
+    if run.config.weak is not None and not set(run.config.weak) & TELLING:
+        return None, []  # Who asks for labels without tags asks for none that tags have taught.
     tagged = _tagged(rows, known, config.images, config.seed)
-    if len(tagged) < config.min_tagged:
-        return None, []
     fits = [card for card in cards(run.output) if card.identity == identity(run)]
-    if fits and len(tagged) < (1 + config.growth) * fits[0].images:
-        return fits[0], []
-    return None, tagged
+    if fits and len(tagged) < min(config.images, (1 + config.growth) * fits[0].images):
+        return _not_refused(run, fits), []
+    if fits and fits[0].images >= config.images:
+        return _not_refused(run, fits), []
+    frequent = _most_tagged(tagged) >= config.min_images
+    return None, tagged if len(tagged) >= config.min_tagged and frequent else []
+
+
+def check_use(run: Run) -> None:
+    """Raises UsageError for a --learn.use that does not fit, before anything is observed."""
+    if run.config.learn.enabled and run.config.learn.use:
+        _used(run, run.config.learn.use)
+
+
+def _not_refused(run: Run, fits: Sequence[Card]) -> Card | None:
+    """The newest head, unless a gate refused the labels that it made: then that of the published ones, if it is one of
+    these. So nights go on with what there was, until the corpus has grown again."""
+    newest = fits[0]
+    refused = {candidate.metadata.get(HEAD) for candidate in candidates(run.output)}
+    if newest.digest not in refused or run.config.publish_anyway is not None:
+        return newest
+    batches = run.labels.newest(["asset", "head_digest"], batch_rows=4096)
+    used = {digest for batch in batches for digest in batch["head_digest"].to_pylist()}
+    if newest.digest in used:
+        return newest
+    return next((card for card in fits if card.digest in used), None)
 
 
 def learn(run: Run, tagged: Sequence[Wanted], known: Known, text: TextBank) -> Card:
@@ -75,7 +101,8 @@ def fit(run: Run, tagged: Sequence[Wanted], known: Known, text: TextBank) -> tup
         text = replace(text, head=head)
     progress.close()
     names = [entry.name for entry in run.classes.classes]
-    card = Card("", identity(run), len(tagged), names, images.tolist(), run.model_digests["clip"], run.run_id)
+    background = run.classes.background is not None
+    card = Card("", identity(run), len(tagged), names, images.tolist(), _features(run), background, run.run_id)
     say(f"learn: {int(head.valid.sum())} of {len(names)} classes, in {duration(time.monotonic() - started)}")
     return head, card
 
@@ -97,8 +124,8 @@ def _round(
     while left:
         done, left = ray.wait(left)
         progress.add(sum(told[counts] for counts in done))
-    images = np.sum(ray.get(list(told)), axis=0)
     try:
+        images = np.sum(ray.get(list(told)), axis=0)
         return ray.get(solve.remote(patches, config, images)), images
     except ray.exceptions.RayTaskError as error:
         raise RunFailed(f"learn: {error.cause}; --learn.enabled false decides from text alone") from error
@@ -109,9 +136,16 @@ def _settings(run: Run) -> HeadConfig:
 
 
 def identity(run: Run) -> str:
-    """Of everything that a head depends on, but for the images."""
-    made_from = [run.decide_digest, run.classes.digest, run.observe_id]
+    """Of everything that a head depends on, but for the images and for how labels are decided: a head stays as it is
+    when a threshold moves."""
+    made_from = [run.knowledge.digest, run.classes.digest, run.observe_id]
     return digest([VERSION, *made_from, asdict(_settings(run)), run.config.learn.images])
+
+
+def _features(run: Run) -> str:
+    """Digest of what patch features are made by."""
+    told = key_fields(run.config.observe)["clip"]
+    return digest({**told, "model": run.model_digests["clip"]})
 
 
 def _used(run: Run, output: str) -> Card:
@@ -119,11 +153,14 @@ def _used(run: Run, output: str) -> Card:
     found = cards(storage.absolute(output))
     if not found:
         raise UsageError(f"--learn.use: nothing was learned in {output} (see learn.min_tagged)")
-    if found[0].model != run.model_digests["clip"]:
-        raise UsageError(f"--learn.use: {output} was observed with another CLIP: its head means nothing here")
-    if found[0].classes != [entry.name for entry in run.classes.classes]:
-        raise UsageError(f"--learn.use: {output} knows other classes: {', '.join(found[0].classes)}")
-    return found[0]
+    card = found[0]
+    if card.features != _features(run):
+        raise UsageError(f"--learn.use: images of {output} were observed by another CLIP, or with other observe.clip")
+    if card.classes != [entry.name for entry in run.classes.classes]:
+        raise UsageError(f"--learn.use: {output} knows other classes: {', '.join(card.classes)}")
+    if card.background != (run.classes.background is not None):
+        raise UsageError(f"--learn.use: one of the class sets has a background, that of {output} or this one")
+    return replace(card, identity=f"used: {card.identity}")
 
 
 def _tagged(rows: Sequence[Wanted], known: Known, count: int, seed: int) -> list[Wanted]:
@@ -132,9 +169,14 @@ def _tagged(rows: Sequence[Wanted], known: Known, count: int, seed: int) -> list
     def place(row: Wanted) -> bytes:
         return hashlib.sha256(f"{seed} {row.asset}".encode()).digest()
 
-    return sorted((row for row in rows if row.asset in known.evidence and '"present":true' in row.weak), key=place)[
-        :count
-    ]
+    found = (row for row in rows if row.asset in known.evidence and '"present":true' in row.weak)
+    return sorted(found, key=place)[:count]
+
+
+def _most_tagged(rows: Sequence[Wanted]) -> int:
+    """In how many images the most frequent class is tagged."""
+    tags = (tag for row in rows for tag in json.loads(row.weak)["tags"])
+    return max(Counter(tag["class"] for tag in tags if tag["present"]).values(), default=0)
 
 
 Shared = tuple[EvidenceStore, ClassSet, TextBank, DecideConfig, HeadConfig]
@@ -143,24 +185,35 @@ Shared = tuple[EvidenceStore, ClassSet, TextBank, DecideConfig, HeadConfig]
 def _tell(shared: Shared, items: Sequence[Item]) -> tuple[npt.NDArray[np.int64], list[Patches]]:
     """In a worker: in how many of these images each class is, int64 [C], and what their patches say."""
     limit_threads(1)
-    store, class_set, text, decide, config = shared
-    from models import evidence as evidence_record
-
-    weak_of = {key: weak for _, key, weak in items}
-    classes = class_set.arrays()
-    counts = np.zeros(len(classes.ids), np.int64)
+    store, class_set, *_ = shared
+    weak_of: dict[str, list[str]] = {}
+    for _, key, weak in items:
+        weak_of.setdefault(key, []).append(weak)
+    counts = np.zeros(len(class_set.classes), np.int64)
     found = []
     for row in store.read([(shard, key) for shard, key, _ in items], DATA.names):
-        evidence = evidence_record.decode(row)
-        size = evidence.height, evidence.width
-        valid, _ = weak_labels.validate(json.loads(weak_of[row["evidence_key"]]), class_set, size)
-        weak = weak_labels.to_arrays(valid, class_set, *size)
-        seed = int(row["evidence_key"][:8], 16) + config.seed
-        patches = patches_of(evidence, text, classes, weak, decide, config, seed)
-        if patches is not None:
-            counts += patches.allowed[0, 1:]
-            found.append(patches)
+        for weak in weak_of.pop(row["evidence_key"], []):
+            try:
+                patches = _patches(shared, row, weak)
+            except Exception:
+                continue  # *decide* comes upon it too, and tells it by name.
+            if patches is not None:
+                counts += patches.allowed[0, 1:]
+                found.append(patches)
     return counts, found
+
+
+def _patches(shared: Shared, row: Mapping[str, Any], told: str) -> Patches | None:
+    """What an image's evidence row and weak labels (JSON) say."""
+    from models import evidence as evidence_record
+
+    _, class_set, text, decide, config = shared
+    evidence = evidence_record.decode(row)
+    size = evidence.height, evidence.width
+    valid, _ = weak_labels.validate(json.loads(told), class_set, size)
+    weak = weak_labels.to_arrays(valid, class_set, *size)
+    seed = int(row["evidence_key"][:8], 16) + config.seed
+    return patches_of(evidence, text, class_set.arrays(), weak, decide, config, seed)
 
 
 def _fit(parts: Sequence[Any], config: HeadConfig, images: npt.NDArray[np.int64]) -> Head:

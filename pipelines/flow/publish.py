@@ -11,6 +11,7 @@ from pipelines.flow.past import CLASS_SET
 from pipelines.flow.progress import say
 from pipelines.flow.run import Run
 from pipelines.flow.stop import RunFailed
+from pipelines.learned import HEAD
 from pipelines.tables.snapshots import ANYWAY, taken_back, withdrawn
 
 
@@ -27,7 +28,8 @@ class Proposal:
     @property
     def metadata(self) -> dict[str, str]:
         """What the commit says of itself."""
-        return {"run_id": self.run.run_id, CLASS_SET: self.run.classes.digest}
+        head = {HEAD: self.run.head_digest} if self.run.head_digest else {}
+        return {"run_id": self.run.run_id, CLASS_SET: self.run.classes.digest, **head}
 
 
 @dataclass

@@ -36,7 +36,7 @@ class Run:
     layout: Layout
     knowledge: Knowledge = NOTHING
     run_id: str = ""
-    head_digest: str = ""  # of what the corpus taught, where that is decided with; see `learned`
+    head_digest: str = ""  # of what the corpus taught; see `learned`
     corpus: str = ""  # address of the whole corpus, once it is open
     started: float = field(default_factory=time.monotonic)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -61,14 +61,14 @@ class Run:
     def learned(self, head_digest: str) -> None:
         """From here on labels are decided with this head too."""
         self.head_digest = head_digest
-        self.decide_digest = digest([self.decide_digest, head_digest])
 
     def label_key(
         self, evidence_key: str, weak_digest: str, second_keys: Sequence[str] = (), human: Sequence[str] = ()
     ) -> str:
         """Everything that the label of an asset depends on, as one sha256. human: ids of the corrections, in order."""
         parts: list[object] = [evidence_key, self.classes.digest, weak_digest, self.decide_digest, *second_keys]
-        return digest([*parts, {"human": list(human)}] if human else parts)
+        more = {name: value for name, value in (("human", list(human)), ("head", self.head_digest)) if value}
+        return digest([*parts, more] if more else parts)
 
     def time_left(self) -> float | None:
         """Seconds of --budget that are left, or None without one."""

@@ -11,6 +11,7 @@ INPUTS = {
     "image bytes": "digest",
     "class set": "class_set_digest",
     "decide-config": "decide_digest",
+    "what the corpus taught": "head_digest",
     "weak labels": "weak_digest",
     "corrections": "human_digest",
 }

@@ -79,6 +79,7 @@ class DecideStageConfig:
     text: TextBank
     config: DecideConfig
     decide_digest: str
+    head_digest: str
     sequence: int
     run_id: str
     created_at: datetime
@@ -175,6 +176,7 @@ class DecideStage:
             "weak_problems": told,
             "class_set_digest": self.config.classes.digest,
             "decide_digest": self.config.decide_digest,
+            "head_digest": self.config.head_digest,
             "human_digest": human_digest(item["human"]),
             "run_id": self.config.run_id,
             "created_at": self.config.created_at,

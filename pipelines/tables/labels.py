@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("class_set_digest", pa.string()),
         ("weak_digest", pa.string()),
         ("decide_digest", pa.string()),
+        ("head_digest", pa.string()),  # of what the corpus taught, "" for nothing; null in older files
         ("human_digest", pa.string()),  # of people's corrections that took part, "" for none; null in older files
         ("label_key", pa.string()),  # everything that the decision came from
         ("cause", pa.string()),  # new image, new evidence, new decision, human, vanished, unreadable
