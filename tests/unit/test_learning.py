@@ -17,7 +17,6 @@ from models.corpus.head import HeadConfig
 from models.corpus.targets import patches_of
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
-from pipelines import storage
 from pipelines import weak as weak_labels
 from pipelines.config import LabelConfig, UsageError
 from pipelines.evaluation.runs import PastRun
@@ -82,8 +81,7 @@ class Refusing(Publisher):
         run = proposal.run
         files = tuple(file.name for file in proposal.decided.files)
         Candidate(run.run_id, f"{run.created_at}", None, files, ("bad",), proposal.metadata).keep(run.output)
-        urls = tuple(storage.join(run.labels.url, name) for name in files)
-        return Published(run.labels.version(), exit_code=4, candidate=urls)
+        return Published(run.labels.version(), exit_code=4, candidate=files)
 
 
 @pytest.fixture
