@@ -90,7 +90,7 @@ def decide(run: Any, work: list[dict[str, Any]], prefix: str, *_: Any) -> list[A
             row |= {"sequence": sequence, "removed": False, "height": SIDE_PX, "width": SIDE_PX, "run_id": run.run_id}
             row |= {"class_map": pictures[int(item["evidence_key"][0], 16)], "confidence": grid, "provenance": grid}
             row |= {"coverage": 0.9, "mean_confidence": 0.8, "keep_threshold": 0.5, "areas": areas, "schema_version": 1}
-            row |= {"class_set_digest": run.classes.digest, "decide_digest": run.decide_digest}
+            row |= {"class_set_digest": run.classes.digest, "decide_digest": run.decide_digest, "head_digest": ""}
             rows.append(row)
         table = pa.Table.from_pylist(rows, schema=labels.SCHEMA)
         files.append(run.labels.write_file(f"{prefix}-{run.run_id}-{start:09d}.parquet", table))

@@ -39,6 +39,7 @@ from pipelines.classes import ClassSet  # noqa: E402
 from pipelines.corpus.simulate import map_entry, simulate  # noqa: E402
 
 VOID, CLASSES, TOP = 11, 11, 20
+PHOTOGRAPH = ".jpg"
 Ids = np.ndarray
 Weak = dict[str, Any]
 
@@ -96,7 +97,7 @@ class CamVid:
 
     def baseline(self, form: str, name: str, weak: Weak, rest: int) -> Ids:
         ids = {value: key for key, value in self.names.items()}
-        picture = np.asarray(Image.open(self.data / "val" / name).convert("RGB"), np.float32) / 255
+        picture = np.asarray(Image.open(self.data / "val" / photograph(name)).convert("RGB"), np.float32) / 255
         height, width = picture.shape[:2]
         if form == "before":
             return self.mask(self.frames[self.frames.index(name) - 1])
@@ -120,7 +121,8 @@ class CamVid:
 
     def measure(self, form: str) -> dict[str, Any]:
         weak = self.weak(form)
-        file, only = lines(self.folder / f"camvid-{form}.jsonl", weak), self.folder / f"camvid-{form}.txt"
+        told = {photograph(name): one for name, one in weak.items()}
+        file, only = lines(self.folder / f"camvid-{form}.jsonl", told), self.folder / f"camvid-{form}.txt"
         only.write_text("".join(Path(name).stem + "\n" for name in weak))
         output = self.folder / "camvid"
         job(
@@ -132,11 +134,15 @@ class CamVid:
             "--gold.ignore", VOID, "--gold.list", only, "--baselines", "false",
         )  # fmt: skip
         against, rest = Confusion(CLASSES, VOID), self.rest()
-        for name, told in weak.items():
+        for name, one in weak.items():
             gold = read(self.data / "valannot" / name)
-            against.update(gold, self.baseline(form, name, told, rest))
+            against.update(gold, self.baseline(form, name, one, rest))
         kept = numbers["kept"]["miou"]
         return {"images": len(weak), "miou": numbers["miou"], "kept": kept, "baseline": against.mean_iou()}
+
+
+def photograph(mask: str) -> str:
+    return mask.replace(".png", PHOTOGRAPH)
 
 
 def area(box: list[float]) -> float:

@@ -122,7 +122,12 @@ def test_a_correction_makes_one_new_decision_and_is_stale_for_other_bytes(tmp_pa
 def test_a_label_says_which_corrections_it_came_from_whatever_the_order_they_came_in(tmp_path: Path) -> None:
     run, asset = run_at(tmp_path), Wanted("a", "/a", 3, "1", "", "", "", (), "", "")
     known = Known(evidence={"a": ("shard", "e", "bytes")})
-    digests = {"class_set_digest": run.classes.digest, "decide_digest": run.decide_digest, "weak_digest": ""}
+    digests = {
+        "class_set_digest": run.classes.digest,
+        "decide_digest": run.decide_digest,
+        "head_digest": "",
+        "weak_digest": "",
+    }
     late, early = (correction(np.full((2, 2), number, np.int32), days=number) for number in (1, 0))
     run.human.add({"a": ("/a", [late])}, "r1")
     [work] = deciding.plan(run, [asset], known).work
@@ -151,8 +156,8 @@ def test_the_decide_stage_paints_what_the_plan_names_and_tells_what_it_cannot_us
     stage = DecideStage(
         DecideStageConfig(
             store=run.store, labels_url=run.labels.url, human_url=run.human.url, prefix="staged-x", classes=SET,
-            text=world.text, config=DecideConfig(), decide_digest="d", sequence=run.labels.next_sequence(),
-            run_id="r2", created_at=DAY, strict=True, class_ids={},
+            text=world.text, config=DecideConfig(), decide_digest="d", head_digest="", run_id="r2",
+            sequence=run.labels.next_sequence(), created_at=DAY, strict=True, class_ids={},
         )
     )  # fmt: skip
     [told] = stage(pa.Table.from_pylist(plan.work, schema=WORK)).to_pylist()

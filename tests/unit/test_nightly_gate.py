@@ -83,7 +83,7 @@ def test_classes_that_were_renamed_or_merged_are_judged_as_what_they_became(tmp_
 
 ROW = dict.fromkeys(
     ("cause", "digest", "evidence_key", "label_key", "class_set_digest", "decide_digest", "weak_digest"), "1"
-) | {"human_digest": ""}
+) | {"human_digest": "", "head_digest": ""}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,7 @@ ROW = dict.fromkeys(
         ({"class_set_digest": "2", "label_key": "2"}, ("new decision", ["class set"])),
         ({"decide_digest": "2", "label_key": "2"}, ("new decision", ["decide-config"])),
         ({"label_key": "2"}, ("new decision", ["labelers"])),
+        ({"head_digest": "2", "label_key": "2"}, ("new decision", ["what the corpus taught"])),
         ({"human_digest": "2", "label_key": "2"}, ("human", ["corrections"])),
         (
             {"human_digest": "2", "decide_digest": "2", "label_key": "2", "cause": "new decision"},

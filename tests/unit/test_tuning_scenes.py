@@ -21,7 +21,10 @@ from tuning.scoring import Scenes, count, count_all, fields_of, mirror_case
 WORLD = make_world()
 SOFTMAX = DecideConfig(heat_scale="softmax", keep_policy="fixed")
 # What a field refines is off by default.
-ASKED = {name: {"affinity_strength": 1.0} for name in ("affinity_source", "affinity_power")}
+ASKED: dict[str, dict[str, Any]] = {
+    **{name: {"affinity_strength": 1.0} for name in ("affinity_source", "affinity_power")},
+    "keep_class_share": {"keep_policy": "per-class"},
+}
 PARTIAL = np.full(WORLD.truth.shape, -1, np.int32)
 PARTIAL[5:15, 5:15] = 0
 NOISY = np.where(WORLD.truth == 2, 2, -1).astype(np.int32)
@@ -74,6 +77,7 @@ def other_value(name: str) -> Any:
             "heat_scale": "minmax",
             "keep_policy": "fixed",
             "affinity_source": "masks",
+            "confidence_table": (0.0, 0.3, 1.0),
         }[name]
     special = {"presence_threshold": 0.05, "presence_threshold_hinted": 0.05, "presence_max_classes": 1, "mask_top": 1}
     if name in special:
