@@ -27,19 +27,21 @@ class LocaliserConfig:
     """classes: C, at least 1. hidden: channels between two convolutions; 0: there is one alone, a linear head.
 
     background: a channel of its own for what is none of the classes, for training on patches (`patch_loss`); without
-    it, maps are class activation maps, for training on tags (`tag_loss`). size_px: pictures are resized, aspect kept,
-    to about the area of a square of this side.
+    it, maps are class activation maps, for training on tags (`tag_loss`). temperature: of the softmax with a
+    background; below 1 the maps are bolder than soft targets made the head. size_px: pictures are resized, aspect
+    kept, to about the area of a square of this side.
     """
 
     classes: int
     hidden: int = 0
     background: bool = False
+    temperature: float = 1.0
     pooling: Pooling = field(default_factory=Pooling)
     size_px: int = 320
 
     def __post_init__(self) -> None:
-        if self.classes < 1 or self.hidden < 0 or self.size_px < PATCH_PX:
-            raise ValueError(f"a localiser needs classes, no negative width and {PATCH_PX} px or more: {self}")
+        if self.classes < 1 or self.hidden < 0 or self.temperature <= 0 or self.size_px < PATCH_PX:
+            raise ValueError(f"a localiser needs classes, a temperature above 0 and {PATCH_PX} px or more: {self}")
 
 
 class Localiser(nn.Module):
@@ -112,7 +114,8 @@ class Localiser(nn.Module):
             allowed &= torch.from_numpy(present).to(logits.device)
         if self.config.background:
             with_background = functional.pad(allowed, (1, 0), value=True)
-            maps = logits.masked_fill(~with_background[:, None, None], _ABSENT).softmax(1)[0, 1:]
+            likely = (logits / self.config.temperature).masked_fill(~with_background[:, None, None], _ABSENT)
+            maps = likely.softmax(1)[0, 1:]
         else:
             maps = logits[0].clamp_min(0)
         maps = maps * allowed[:, None, None]

@@ -171,6 +171,17 @@ def test_soft_targets_teach_patches_among_what_can_be_there() -> None:
             assert maps[c][where[c].numpy()].mean() > maps[c][~where[c].numpy()].mean() + 0.3
 
 
+def test_the_temperature_changes_maps_but_not_their_peak() -> None:
+    soft, bold = localiser(background=True), localiser(background=True, temperature=0.5)
+    bold.load_state_dict(soft.state_dict())
+    features, _, _ = scenes(1, 1)
+    (one, _), (other, _) = soft.locate(features[0]), bold.locate(features[0])
+    assert np.abs(one - other).max() > 0.01
+    np.testing.assert_allclose(other.max((1, 2)), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="temperature above 0"):
+        LocaliserConfig(2, temperature=0.0)
+
+
 def test_the_same_batches_and_seed_give_the_same_head() -> None:
     nets = [localiser() for _ in range(3)]
     for net, seed in zip(nets, (0, 0, 1), strict=True):
