@@ -7,8 +7,9 @@ import pytest
 from pipelines.classes import ClassSet
 from pipelines.config import LabelConfig, UsageError
 from pipelines.execution import layout
-from pipelines.flow import deciding, job, listing, observing
+from pipelines.flow import deciding, listing, observing
 from pipelines.flow import present as flow_present
+from pipelines.flow.finish import finish
 from pipelines.flow.listing import Wanted
 from pipelines.flow.publish import Proposal, Published
 from pipelines.flow.run import Run
@@ -117,5 +118,5 @@ def test_labels_that_were_refused_are_told_though_the_budget_was_used_up_too(
     monkeypatch.setattr(flow_present, "present", lambda *_: None)
     proposal = Proposal(run_at(tmp_path), 2, observing.Known(), deciding.Plan(), deciding.Decided())
     observed = observing.Observed(out_of_budget=True)
-    outcome = job._finish(proposal, observed, Published(1, published), None)  # type: ignore[arg-type]
+    outcome = finish(proposal, observed, Published(1, published), None)  # type: ignore[arg-type]
     assert outcome.exit_code == code
