@@ -11,7 +11,7 @@ from typing import Any
 from models.corpus.head import Head
 from models.decide.config import DecideConfig
 from pipelines import storage
-from pipelines.ablation.compare import MISSED, UNPROVEN, Comparison, Pair, compare, metrics_of, verdict
+from pipelines.ablation.compare import MISSED, UNPROVEN, Comparison, Pair, compare, metrics_of, rounded, verdict
 from pipelines.ablation.config import AblateConfig
 from pipelines.ablation.heads import Fitted, Heads
 from pipelines.ablation.methods import BY_NAME, METHODS, Method, alone, nothing
@@ -84,8 +84,8 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
         "command": shlex.join(["python", "pipelines/ablate.py", *argv]),
         "seeds": list(config.seeds),
         "resamples": config.resamples,
-        "everything": {one.name: round(one(counted(base).sums.sum(0)), 5) for one in metrics},
-        "nothing": {one.name: round(one(counted(floor).sums.sum(0)), 5) for one in metrics},
+        "everything": {one.name: rounded(one(counted(base).sums.sum(0))) for one in metrics},
+        "nothing": {one.name: rounded(one(counted(floor).sums.sum(0))) for one in metrics},
         "methods": rows,
     }
     table = markdown(result)
