@@ -20,10 +20,12 @@ from pipelines import ablate as script
 from pipelines import weak as weak_labels
 from pipelines.ablation import heads, variants
 from pipelines.ablation.compare import HELPS, MISSED, OFF, UNPROVEN, Comparison, Metric, Pair, compare, verdict
+from pipelines.ablation.config import AblateConfig
+from pipelines.ablation.job import _choose, _sides
 from pipelines.ablation.methods import BY_NAME, METHODS, alone, nothing
 from pipelines.ablation.present import markdown, write
 from pipelines.ablation.variants import Counted, Variant
-from pipelines.config import LabelConfig
+from pipelines.config import LabelConfig, UsageError
 from pipelines.evaluation.runs import PastRun
 from pipelines.flow.job import label_corpus
 from pipelines.learned import cards
@@ -252,3 +254,20 @@ def test_draws_without_a_metrics_classes_say_nothing_of_it(tmp_path: Path) -> No
     assert table.count("| unknown |") == 2 and "mIoU voc7 unknown with everything as the labels have it" in table
     files = write(str(tmp_path), result, table)
     assert json.loads(Path(files["json"]).read_text())["methods"][0]["with"]["miou_voc7"]["mean"] is None
+
+
+def test_what_the_labels_were_observed_with_is_left_out_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    observed = BY_NAME["flip"].observe(LabelConfig(corpus="", output="").observe)
+    told = {"labels": "x", "gold": {"uri": "y"}}
+    left = _choose(AblateConfig.model_validate(told | {"observe": True}), frozenset(), observed)
+    assert "tiles" in [one.name for one in left] and "flip" not in [one.name for one in left]
+    assert "flip: the labels were observed with it" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--methods flip"):
+        _choose(AblateConfig.model_validate(told | {"methods": ("par", "flip")}), frozenset({"masks"}), observed)
+
+
+@pytest.mark.parametrize("name", ["extra", "tokens"])
+def test_a_method_of_observe_is_compared_under_the_same_attention(name: str) -> None:
+    on, off = (one.clip for one in _sides(BY_NAME[name], LabelConfig(corpus="", output="").observe))
+    assert on.attention == off.attention and on != off
+    assert name != "extra" or off.attention == "vv"
