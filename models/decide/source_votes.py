@@ -100,12 +100,14 @@ def _strengths(scene: Scene, of_classes: Sequence[ClassMasks]) -> dict[str, Maps
         found["region"] = region_votes(scene.heat, scene.masks, scene.quality) * peak
     for masks in of_classes:
         drawn = bank_on_grid(masks.bank, scene.size)
+        student = bool((masks.bank.source == STUDENT).any())
         maps = np.zeros_like(scene.heat)
         for index, row in enumerate(scene.rows):
             own = masks.class_ids == scene.classes.ids[row]
             if own.any():
-                maps[index] = drawn[own].max(0)
-        found["student" if (masks.bank.source == STUDENT).any() else "asked"] = maps
+                # As *decide* blends them: probabilities of a student's classes that became one add up.
+                maps[index] = np.minimum(drawn[own].sum(0), 1) if student else drawn[own].max(0)
+        found["student" if student else "asked"] = maps
     return found
 
 

@@ -2,7 +2,8 @@
 
 Records of one image (its label by several labelers) stand or fall together, so it is images that are counted: every
 image has the same weight, and a new image is one more of them. Both promises hold for images drawn like the judged
-ones, on average over the draw of those.
+ones, on average over the draw of those, and approximately
+where the predictions judged are those of cross-validation and a model fitted on everything makes the new ones.
 """
 
 import numpy as np

@@ -75,7 +75,7 @@ class Affinity:
             region = region.reshape(-1)
             same = (region[:, None] == region[None]).astype(np.float32)
             return cls(same / np.bincount(region)[region][:, None].astype(np.float32), size)
-        cover = np.asarray(regions, np.float32).reshape(len(regions), -1)
+        cover = np.asarray(regions, np.float32).reshape(len(regions), size[0] * size[1])
         given = np.ones(len(cover), np.float32) if weights is None else np.asarray(weights, np.float32)
         matrix = (cover * (given / np.maximum(cover.sum(1), 1e-6))[:, None]).T @ cover
         matrix[np.diag_indices(len(matrix))] += np.where(matrix.sum(1) > 1e-6, np.float32(0), np.float32(1))
@@ -102,7 +102,8 @@ class Affinity:
         scale = np.ones(matrix.shape[0], np.float64)
         rows = scale * (matrix @ scale)
         for _ in range(rounds):
-            scale /= np.sqrt(np.maximum(rows, FLOOR))
+            # A row of zeros would be scaled up in every round, to infinity.
+            scale /= np.sqrt(np.where(rows > 0, np.maximum(rows, FLOOR), 1))
             rows = scale * (matrix @ scale)
             if np.abs(rows - 1)[rows > 0].max(initial=0) < BALANCED:
                 break

@@ -89,12 +89,12 @@ def _numbers(pair: Pair, counted: Callable[[Variant], Counted], metric: Metric, 
     interval = paired_interval(len(both[0][0]), gain, 0, resamples)
     gains = [on - off for on, off in values]
     return {
-        "with": {"mean": _round(mean(on for on, _ in values)), "spread": _spread([on for on, _ in values])},
-        "without": {"mean": _round(mean(off for _, off in values)), "spread": _spread([off for _, off in values])},
+        "with": {"mean": rounded(mean(on for on, _ in values)), "spread": _spread([on for on, _ in values])},
+        "without": {"mean": rounded(mean(off for _, off in values)), "spread": _spread([off for _, off in values])},
         "gain": {
-            "mean": _round(mean(gains)),
+            "mean": rounded(mean(gains)),
             "spread": _spread(gains),
-            "interval_95": interval and [_round(value) for value in interval],
+            "interval_95": interval and [rounded(value) for value in interval],
         },
     }
 
@@ -106,8 +106,9 @@ def verdict(default: bool, gain: dict[str, Any]) -> str:
 
 
 def _spread(values: Sequence[float]) -> float | None:
-    return _round(stdev(values)) if len(values) > 1 else None
+    return rounded(stdev(values)) if len(values) > 1 and not np.isnan(values).any() else None
 
 
-def _round(value: float) -> float:
-    return 0.0 if np.isnan(value) else round(value, 5) + 0.0
+def rounded(value: float) -> float | None:
+    """As it is written; None for what the gold cannot tell."""
+    return None if np.isnan(value) else round(value, 5) + 0.0

@@ -10,8 +10,9 @@ from typing import Any
 
 from models.corpus.head import Head
 from models.decide.config import DecideConfig
+from models.observe_config import ObserveConfig
 from pipelines import storage
-from pipelines.ablation.compare import MISSED, UNPROVEN, Comparison, Pair, compare, metrics_of, verdict
+from pipelines.ablation.compare import MISSED, UNPROVEN, Comparison, Pair, compare, metrics_of, rounded, verdict
 from pipelines.ablation.config import AblateConfig
 from pipelines.ablation.heads import Fitted, Heads
 from pipelines.ablation.methods import BY_NAME, METHODS, Method, alone, nothing
@@ -44,7 +45,7 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
         return again["photographs"].evidence(observe_id, assets)
 
     decisions = Decisions(parts, folder, heads, observed, settings.progress_seconds)
-    methods = _choose(config, decisions.given())
+    methods = _choose(config, decisions.given(), source.past.config.observe)
     say(f"ablate: {len(methods)} methods on {len(source.rows):,} images: {', '.join(one.name for one in methods)}")
     fitted = _fit(config, source, folder, methods, heads)
     methods = [one for one in methods if one.part != "corpus" or fitted]
@@ -84,8 +85,8 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
         "command": shlex.join(["python", "pipelines/ablate.py", *argv]),
         "seeds": list(config.seeds),
         "resamples": config.resamples,
-        "everything": {one.name: round(one(counted(base).sums.sum(0)), 5) for one in metrics},
-        "nothing": {one.name: round(one(counted(floor).sums.sum(0)), 5) for one in metrics},
+        "everything": {one.name: rounded(one(counted(base).sums.sum(0))) for one in metrics},
+        "nothing": {one.name: rounded(one(counted(floor).sums.sum(0))) for one in metrics},
         "methods": rows,
     }
     table = markdown(result)
@@ -119,16 +120,25 @@ def _source(config: AblateConfig) -> Source:
     return replace(source, rows=rows)
 
 
-def _choose(config: AblateConfig, given: frozenset[str]) -> list[Method]:
-    """Raises UsageError for a method that is named and cannot matter."""
+def _choose(config: AblateConfig, given: frozenset[str], observed: ObserveConfig) -> list[Method]:
+    """Raises UsageError for a method that is named and cannot matter. observed: what the labels were observed with."""
+    used = [one for one in METHODS if one.part == "observe" and _sides(one, observed)[0] == _sides(one, observed)[1]]
     for name in config.methods:
         if missing := sorted(BY_NAME[name].needs - given):
             raise UsageError(f"--methods {name}: these images have nothing of what it needs ({', '.join(missing)})")
     if config.methods:
         chosen = [BY_NAME[name] for name in config.methods]
+        for one in used:
+            if one in chosen:
+                raise UsageError(f"--methods {one.name}: the labels were observed with it; compare it where it was not")
         more = [one for one in METHODS if one.part == "observe" and config.observe and one not in chosen]
-        return [*chosen, *more]
-    return [one for one in METHODS if one.needs <= given and (one.part != "observe" or config.observe)]
+        chosen += more
+    else:
+        chosen = [one for one in METHODS if one.needs <= given and (one.part != "observe" or config.observe)]
+    for one in used:
+        if one in chosen:
+            say(f"{one.name}: the labels were observed with it; left out")
+    return [one for one in chosen if one not in used]
 
 
 def _fit(
@@ -163,13 +173,15 @@ def _pair(on: DecideConfig, off: DecideConfig, heads: Sequence[str], observed: t
     return Pair(with_it, without)
 
 
+def _sides(method: Method, config: ObserveConfig) -> tuple[ObserveConfig, ObserveConfig]:
+    """What is observed with an observe method, and without."""
+    without = method.baseline(config)
+    return method.observe(without), without
+
+
 def _observe(method: Method, source: Source, again: Any) -> tuple[tuple[str, str], dict[str, float]]:
     """(with, without): ids of the evidence, and what an image cost. Without is observed again too: on this machine."""
-    config = source.past.config.observe
-    changed = method.observe(config)
-    if changed == config:
-        raise UsageError(f"--methods {method.name}: the labels were observed with it; it is compared where it was not")
-    pair = tuple(again.observe(one) for one in (changed, config))
+    pair = tuple(again.observe(one) for one in _sides(method, source.past.config.observe))
     seconds = partial(round, ndigits=5)
     costs = {name: seconds(again.seconds(one)) for name, one in zip(("with", "without"), pair, strict=True)}
     return (pair[0], pair[1]), costs

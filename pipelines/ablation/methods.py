@@ -18,7 +18,7 @@ class Method:
     part: decide; corpus, what all images together teach, fitted with a seed; or observe, for which the photographs are
     observed again. off: fields of DecideConfig and the values with which it does nothing. on: their values where the
     run has it off; default: DecideConfig's own. Of an observe method: on, fields of ObserveConfig such as clip.flip.
-    builds_on: methods without which it does nothing; alone, it stands on them.
+    against: the fields of ObserveConfig that it needs, with and without it. builds_on: methods without which it does nothing; alone, it stands on them.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Method:
     part: Literal["decide", "corpus", "observe"] = "decide"
     off: Mapping[str, Any] = field(default_factory=dict)
     on: Mapping[str, Any] = field(default_factory=dict)
+    against: Mapping[str, Any] = field(default_factory=dict)
     builds_on: tuple[str, ...] = ()
 
     @property
@@ -49,7 +50,11 @@ class Method:
 
     def observe(self, config: ObserveConfig) -> ObserveConfig:
         """What an observe method observes with."""
-        return reduce(lambda made, one: _set(made, one[0].split("."), one[1]), self.on.items(), config)
+        return _changed(config, self.on)
+
+    def baseline(self, config: ObserveConfig) -> ObserveConfig:
+        """What an observe method is compared with."""
+        return _changed(config, self.against)
 
     @property
     def default(self) -> bool:
@@ -60,6 +65,10 @@ class Method:
         asked = {"heat": label.heat.kind != "none", "student": bool(label.students)}
         learned = self.part != "corpus" or label.learn.enabled
         return self.is_on(label.decide) and learned and all(asked.get(need, True) for need in self.needs)
+
+
+def _changed(config: ObserveConfig, values: Mapping[str, Any]) -> ObserveConfig:
+    return reduce(lambda made, one: _set(made, one[0].split("."), one[1]), values.items(), config)
 
 
 def _set(config: Any, path: list[str], value: Any) -> Any:
@@ -110,17 +119,18 @@ METHODS = (
     Method("qkv", "likeness of queries, keys, values", "ExCEL", part="observe", on={"clip.attention": "qq+kk+vv"}),
     Method(
         "extra",
-        "likeness of whole tokens",
+        "likeness of whole tokens, added to vv",
         "ExCEL",
         part="observe",
-        on={"clip.attention": "vv", "clip.extra_attention": 0.5},
+        on={"clip.extra_attention": 0.5},
+        against={"clip.attention": "vv"},
     ),
     Method(
         "tokens",
         "tokens weighed by attention",
         "DOEI, 2025",
         part="observe",
-        on={"clip.attention": "vv", "clip.token_weight": 0.5},
+        on={"clip.token_weight": 0.5},
     ),
     Method("tiles", "features of tiles too", "PPL, 2022; ZeroSeg, 2023", part="observe", on={"clip.tiles": (2,)}),
 )

@@ -17,7 +17,9 @@ def write(folder: str, result: Mapping[str, Any], table: str) -> dict[str, str]:
     """Write ablation.md and ablation.json; their addresses."""
     files = {"markdown": storage.join(folder, "ablation.md"), "json": storage.join(folder, "ablation.json")}
     storage.write_bytes(files["markdown"], table.encode())
-    storage.write_bytes(files["json"], (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    storage.write_bytes(
+        files["json"], (json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    )
     return files
 
 
@@ -32,8 +34,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines += [_line(list(_cells(row, names))) for row in result["methods"]]
     split = f", split {result['split']}" if result["split"] else ""
     told = "; ".join(
-        f"{COLUMNS[name]} {result['everything'][name]:.4f} with everything as the labels have it, "
-        f"{result['nothing'][name]:.4f} with everything off"
+        f"{COLUMNS[name]} {_number(result['everything'][name])} with everything as the labels have it, "
+        f"{_number(result['nothing'][name])} with everything off"
         for name in names
     )
     notes = [
@@ -80,7 +82,11 @@ def _gain(gain: Mapping[str, Any]) -> str:
 
 
 def _value(value: Mapping[str, Any], sign: str) -> str:
-    return f"{value['mean']:{sign}.4f}" + ("" if value["spread"] is None else f" ± {value['spread']:.4f}")
+    return _number(value["mean"], sign) + ("" if value["spread"] is None else f" ± {value['spread']:.4f}")
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "unknown" if value is None else f"{value:{sign}.4f}"
 
 
 def track(config: AblateConfig, source: Source, folder: str, name: str, result: Mapping[str, Any], table: str) -> None:

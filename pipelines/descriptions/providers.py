@@ -130,7 +130,7 @@ class Endpoint:
 
     def _post(self, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable):
+        if key := self._key():
             headers["Authorization"] = f"Bearer {key}"
         request = Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
         for number in range(self.retries + 1):
@@ -141,11 +141,20 @@ class Endpoint:
                 wrong = f"HTTP {error.code} {error.reason}"
                 if error.code not in AGAIN:
                     break
-            except (OSError, HTTPException, ValueError) as error:
+            except OSError as error:
                 wrong = str(error) or type(error).__name__
+            except (HTTPException, ValueError) as error:
+                wrong = type(error).__name__  # what http.client says of a header or a reply may hold the key
             if number < self.retries:
                 time.sleep(FIRST_PAUSE_S * 2**number)
         raise DescriptionError(f"{self.url} does not answer: {wrong} (its key: ${self.key_variable})")
+
+    def _key(self) -> str:
+        """Files and shells leave spaces and a newline around it. Raises DescriptionError, which does not show it."""
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key.isprintable() or any(ord(character) > 0xFF for character in key):
+            raise DescriptionError(f"${self.key_variable} holds characters that no key for {self.url} can have")
+        return key
 
 
 class _Stay(HTTPRedirectHandler):

@@ -19,9 +19,13 @@ from models.metrics import Confusion
 from pipelines import ablate as script
 from pipelines import weak as weak_labels
 from pipelines.ablation import heads, variants
-from pipelines.ablation.compare import HELPS, MISSED, OFF, UNPROVEN, verdict
+from pipelines.ablation.compare import HELPS, MISSED, OFF, UNPROVEN, Comparison, Metric, Pair, compare, verdict
+from pipelines.ablation.config import AblateConfig
+from pipelines.ablation.job import _choose, _sides
 from pipelines.ablation.methods import BY_NAME, METHODS, alone, nothing
-from pipelines.config import LabelConfig
+from pipelines.ablation.present import markdown, write
+from pipelines.ablation.variants import Counted, Variant
+from pipelines.config import LabelConfig, UsageError
 from pipelines.evaluation.runs import PastRun
 from pipelines.flow.job import label_corpus
 from pipelines.learned import cards
@@ -224,3 +228,46 @@ def test_a_default_is_marked_where_its_interval_does_not_agree() -> None:
 
     assert [verdict(True, gain(low)) for low in (0.01, 0.0, -0.1)] == [HELPS, UNPROVEN, UNPROVEN]
     assert [verdict(False, gain(low)) for low in (0.01, 0.0)] == [MISSED, OFF]
+
+
+def test_draws_without_a_metrics_classes_say_nothing_of_it(tmp_path: Path) -> None:
+    """The class of `rare` is in one image of four, where the method helps; that of `never` in none."""
+    on, off = (Variant(DecideConfig(par_strength=strength)) for strength in (0.5, 0.0))
+    sums = np.zeros((4, 3, 3), np.int64)
+    sums[:, :, 0] = sums[0, :, 1] = 10
+    worse = sums.copy()
+    worse[0, 0, 1] = 5
+    counted = {one: Counted(made, np.ones(4)) for one, made in ((on, sums), (off, worse))}
+    metrics = [Metric("miou", (1,)), Metric("miou_voc7", (2,))]
+    one = Comparison(BY_NAME["par"], Pair((on, on), (off, off)), Pair((on,), (off,)))
+    row = compare(one, counted.__getitem__, metrics, 200)
+    low, high = row["gain"]["miou"]["interval_95"]
+    assert 0 < low <= row["gain"]["miou"]["mean"] <= high < 1
+    assert row["gain"]["miou_voc7"] == {"mean": None, "spread": None, "interval_95": None}
+    assert verdict(True, row["gain"]["miou_voc7"]) == UNPROVEN
+    told = {"name": "par", "title": "", "paper": "", "part": "decide", "verdict": UNPROVEN, "fit_seconds": None}
+    plain = ("labels", "gold", "gold_digest", "config_digest", "command", "split")
+    numbers = {"everything": {"miou": 1.0, "miou_voc7": None}, "nothing": {"miou": 0.5, "miou_voc7": None}}
+    more = {"images": 4, "snapshot": 1, "resamples": 200, "seeds": [0], "methods": [told | row]}
+    result = dict.fromkeys(plain, "x") | numbers | more
+    table = markdown(result)
+    assert table.count("| unknown |") == 2 and "mIoU voc7 unknown with everything as the labels have it" in table
+    files = write(str(tmp_path), result, table)
+    assert json.loads(Path(files["json"]).read_text())["methods"][0]["with"]["miou_voc7"]["mean"] is None
+
+
+def test_what_the_labels_were_observed_with_is_left_out_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    observed = BY_NAME["flip"].observe(LabelConfig(corpus="", output="").observe)
+    told = {"labels": "x", "gold": {"uri": "y"}}
+    left = _choose(AblateConfig.model_validate(told | {"observe": True}), frozenset(), observed)
+    assert "tiles" in [one.name for one in left] and "flip" not in [one.name for one in left]
+    assert "flip: the labels were observed with it" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--methods flip"):
+        _choose(AblateConfig.model_validate(told | {"methods": ("par", "flip")}), frozenset({"masks"}), observed)
+
+
+@pytest.mark.parametrize("name", ["extra", "tokens"])
+def test_a_method_of_observe_is_compared_under_the_same_attention(name: str) -> None:
+    on, off = (one.clip for one in _sides(BY_NAME[name], LabelConfig(corpus="", output="").observe))
+    assert on.attention == off.attention and on != off
+    assert name != "extra" or off.attention == "vv"

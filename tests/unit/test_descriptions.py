@@ -114,6 +114,22 @@ def test_a_model_is_asked_once_with_the_key_of_the_environment(
     assert len(model.asked) == 4 and model.asked[3][1] is None
 
 
+def test_a_key_is_sent_without_what_surrounds_it_and_never_shown(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Endpoint(model.url, "small", str(tmp_path / "answers.json"), "MY_KEY", retries=0)
+    model.replies = [(200, '["ears"]')]
+    monkeypatch.setenv("MY_KEY", " sk-secret\r\n")
+    ask.describe(ClassSet.load("cat"))
+    assert model.asked[0][1] == "Bearer sk-secret"
+    for key in ("sk-secret\nX-More: 1", "sk-\x07secret", "sk-secret\u2026"):
+        monkeypatch.setenv("MY_KEY", key)
+        with pytest.raises(DescriptionError, match=r"\$MY_KEY") as told:
+            ask.describe(CAT_DOG)
+        assert "secret" not in str(told.value) and told.value.__context__ is None
+    assert len(model.asked) == 1
+
+
 def test_a_model_that_is_busy_is_asked_again_and_one_that_refuses_is_not(model: Model, tmp_path: Path) -> None:
     cache = tmp_path / "answers.json"
     model.replies = [(503, b"busy"), (429, b"later"), (200, '["ears"]')]

@@ -77,6 +77,22 @@ def test_what_nothing_flows_to_keeps_its_value():
     np.testing.assert_allclose(balanced.apply(maps), [[[1.0, 0.0], [0.2, 0.7]]], atol=1e-4)
 
 
+def test_an_empty_row_stays_finite_however_long_the_rest_takes():
+    # 1 / 1e6 apart, the two sides of a path balance slowly.
+    matrix = np.zeros((6, 6), np.float32)
+    for place, flow in enumerate((1.0, 1e-6, 1.0, 1e-6)):
+        matrix[place, place + 1] = matrix[place + 1, place] = flow
+    for rounds in (20, 200):
+        balanced = Affinity(matrix, (2, 3)).sinkhorn(rounds).dense()
+        assert np.isfinite(balanced).all() and balanced[5, 5] == 1
+        np.testing.assert_allclose(balanced.sum(1), 1, atol=1e-4)
+
+
+def test_no_masks_leave_maps_alone():
+    maps = np.random.default_rng(0).random((2, *SIZE), np.float32)
+    np.testing.assert_array_equal(Affinity.from_regions(np.zeros((0, *SIZE), np.float32)).apply(maps), maps)
+
+
 def test_each_source_says_what_it_is_about():
     regions = np.repeat([[0, 0, 0, 1, 1, 1, 2, 2, 2]], 6, 0)
     maps = np.random.default_rng(0).random((1, *SIZE), np.float32)

@@ -71,6 +71,17 @@ def test_noisy_maps_students_and_asked_masks_vote() -> None:
         assert 4 not in votes[:, source], "a class that does not take part gets no vote"
 
 
+def test_a_students_classes_that_became_one_add_up() -> None:
+    scene = scene_of(weak(tags=[0, 1, 2]))
+    shape = np.stack([WORLD.truth == 2] * 2).astype(np.uint8) * 102  # 0.4 each: less than the background threshold
+    bank = MaskBank(shape, np.ones(2, np.float32), np.ones(2, np.float32),
+                    np.full(2, MASK_SOURCES.index("student"), np.uint8))  # fmt: skip
+    scene = replace(scene, config=replace(CONFIG, background_threshold=0.5))
+    votes = source_votes(scene, of_classes=[ClassMasks(bank, np.array([2, 2], np.int32))])
+    dogs = votes[:, STUDENT] == 2
+    assert dogs.any() and (truth_of(scene)[dogs] == 2).mean() > 0.95
+
+
 def test_images_without_classes_or_masks_have_votes_too() -> None:
     assert (source_votes(scene_of(weak(tags=[]))) == -1).all()
     bank = WORLD.evidence.bank
