@@ -60,9 +60,9 @@ class QualityModel:
         """features: [n, F]; miou: [n], 0..1; groups: int [n], the image of each record (several labelers label it).
 
         The interval is cross-conformal (Vovk, "Cross-conformal predictors", 2015): every image is predicted by a model
-        of the other folds, so that all of the gold is used for both. What holds of those models holds approximately of the one that
-        predicts, which is fitted on all images. Raises ValueError for fewer images than folds,
-        and what `fit_regressor` does.
+        of the other folds, so that all of the gold is used for both. What holds of those models holds approximately of
+        the one that predicts, which is fitted on all images. Raises ValueError for fewer images than folds, and what
+        `fit_regressor` does.
         """
         config = config or QualityConfig()
         features, truth = np.asarray(features, np.float64), np.asarray(miou, np.float64)
@@ -91,8 +91,8 @@ class QualityModel:
         return np.concatenate([expected[:, None], ends], 1).astype(np.float32)
 
     def accept_threshold(self, bad_below: float, risk: float = 0.05) -> float:
-        """Predicted IoU from which labels are accepted: approximately at most `risk` of all labels are
-        accepted and truly worse than bad_below. Infinite where nothing can be accepted under that promise. See `risk_threshold`."""
+        """Predicted IoU from which labels are accepted: approximately at most `risk` of all labels are accepted and
+        truly worse than bad_below. Infinite where nothing can be accepted under that promise. See `risk_threshold`."""
         return risk_threshold(self.unseen, self.truth < bad_below, self.groups, risk)
 
     def save(self, path: str | Path) -> None:

@@ -18,7 +18,8 @@ class Method:
     part: decide; corpus, what all images together teach, fitted with a seed; or observe, for which the photographs are
     observed again. off: fields of DecideConfig and the values with which it does nothing. on: their values where the
     run has it off; default: DecideConfig's own. Of an observe method: on, fields of ObserveConfig such as clip.flip.
-    against: the fields of ObserveConfig that it needs, with and without it. builds_on: methods without which it does nothing; alone, it stands on them.
+    against: the fields of ObserveConfig that it needs, with and without it. builds_on: methods without which it does
+    nothing; alone, it stands on them.
     """
 
     name: str
