@@ -14,10 +14,12 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True)
 class FrequencyConfig:
     """kinds: of regions that are told apart, at most. same: cosine from which two regions are of one kind; below, a
-    region counts in proportion. min_area: share of an image that a kind must cover to count as shown."""
+    region counts in proportion. alike: cosine from which all regions together are of one kind. min_area: share of an
+    image that a kind must cover to count as shown."""
 
     kinds: int = 64
     same: float = 0.8
+    alike: float = 0.99
     min_area: float = 0.01
 
 
@@ -44,6 +46,10 @@ def frequency(regions: Sequence[Floats], areas: Sequence[Floats], config: Freque
     everything = np.concatenate(list(regions)) if regions else np.zeros((0, 1), np.float32)
     if not len(everything):
         return [np.zeros(0, np.float32) for _ in regions]
+    shared = unit(unit(everything).mean(0)[None])[0]
+    everywhere = all(float(area.sum()) >= config.min_area for area in areas)
+    if everywhere and (unit(everything) @ shared).min() >= config.alike:
+        return [np.ones(len(part), np.float32) for part in regions]
     # Without what all regions share, or all of them point the same way.
     centred = unit(everything) - unit(everything).mean(0) if len(everything) > 1 else everything
     centres, kind = clusters(centred, config.kinds, config.same)

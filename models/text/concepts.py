@@ -10,16 +10,19 @@ from collections.abc import Iterable
 # (What a class may be called that takes in the whole line, concepts). Synonyms have "/" between; the first is asked.
 # Parts of what is often a class (wheels, faces, clothes) are left out: as background they would eat it.
 CONCEPTS: tuple[tuple[str, str], ...] = (
-    ("nature/landscape/scenery", "sky/heaven, cloud, sun, moon, star, fog/mist, smoke, rain, rainbow, lightning"),
+    ("nature/landscape/scenery/sky", "sky/heaven, cloud, sun, moon, star, fog/mist, smoke, rain, rainbow, lightning"),
     ("ground/terrain/earth", "grass/lawn/turf, soil/dirt/mud/ground, sand, gravel/pebble, field/meadow, hay/straw"),
     ("ground/terrain/earth", "snow, ice, mountain, hill, rock/stone/boulder, cliff, cave, valley, desert, beach/coast"),
     ("water", "sea/ocean, lake/pond, river/stream, waterfall, wave, swimming pool"),
     ("plant/vegetation/greenery/tree", "tree/trunk, forest/wood/jungle, branch/twig, log, palm"),
     ("plant/vegetation/greenery", "bush/shrub/hedge, flower/blossom/plant, leaf/foliage/plant, moss, vine/ivy, garden"),
     (
+        "ground/flat/surface/road/street",
+        "road/street/highway/asphalt, crosswalk, bridge, railway/railroad/track, runway/tarmac, parking lot",
+    ),
+    (
         "ground/flat/surface",
-        "road/street/highway/asphalt, pavement/sidewalk/footpath/path, crosswalk, bridge, railway/railroad/track, "
-        "runway/tarmac, parking lot, floor/tile, carpet/rug/mat, stairs/staircase/step, playground, court",
+        "pavement/sidewalk/footpath/path, floor/tile, carpet/rug/mat, stairs/staircase/step, playground, court",
     ),
     (
         "building/house/architecture/construction/structure",
@@ -32,14 +35,19 @@ CONCEPTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "furniture/furnishing/household",
-        "shelf/bookcase/rack, cabinet/cupboard, drawer, desk, bed/mattress, bench, stool, lamp/light/lantern, mirror, "
-        "curtain/drape/blind, pillow/cushion, blanket/quilt/towel, counter, fireplace, bathtub, sink, toilet, vase",
+        "shelf/bookcase/rack, cabinet/cupboard, drawer, bed/mattress, lamp/light/lantern, mirror, curtain/drape/blind, "
+        "fireplace, bathtub, sink, toilet",
     ),
+    ("furniture/furnishing/household/chair/seat", "bench, stool"),
+    ("furniture/furnishing/household/table/diningtable/dining table", "desk, counter"),
+    ("furniture/furnishing/household/sofa/couch/bed", "pillow/cushion, blanket/quilt/towel"),
+    ("furniture/furnishing/household/plant/pottedplant/potted plant", "vase"),
     (
         "appliance/electronics/device/machine",
-        "refrigerator/fridge, oven/stove, microwave, washing machine, fan, radiator/heater, computer/laptop, keyboard, "
+        "refrigerator/fridge, oven/stove, microwave, washing machine, fan, radiator/heater, "
         "telephone/phone, camera, loudspeaker/speaker, clock, cable/wire/cord, remote control",
     ),
+    ("appliance/electronics/device/machine/tv/monitor/tvmonitor/screen", "computer/laptop, keyboard"),
     ("sign/symbol/text", "sign/board/signboard, billboard/advertisement, banner, flag, poster, traffic light, mailbox"),
     ("object/street furniture", "pole/post/lamp post, hydrant, trash can/bin/dustbin, traffic cone, barrier, awning"),
     (
@@ -49,7 +57,9 @@ CONCEPTS: tuple[tuple[str, str], ...] = (
         "candle, toy/doll, balloon, ball, pen/pencil, umbrella, suitcase/luggage, plastic bag, helmet, hammer",
     ),
     ("food/meal", "fruit/apple/orange, vegetable/salad, bread/cake, meat, soup, pizza, cheese, drink/juice"),
-    ("vehicle/transport", "truck/lorry/pickup, tractor, wagon/cart/carriage, trailer, helicopter, crane/digger, canoe"),
+    ("vehicle/transport", "tractor, wagon/cart/carriage, helicopter, crane/digger"),
+    ("vehicle/transport/car", "truck/lorry/pickup, trailer"),
+    ("vehicle/transport/boat/ship", "canoe"),
     ("animal/creature", "fish, insect/butterfly, snake/lizard, nest, cage, kennel"),
     ("equipment", "surfboard, skateboard, ski, racket, goal net"),
 )

@@ -350,3 +350,13 @@ def test_a_class_set_without_background_is_learned_as_such() -> None:
     heat = head_heat(head, features[None], np.array([0, 1]))
     assert ((heat.argmax(0) + 1).ravel() == truth)[keep].mean() > 0.97
     assert head_heat(head, features[None], np.array([], int)).shape == (0, 1, 600)
+
+
+def test_what_every_image_shows_alone_is_in_every_image() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(1, 16)).astype(np.float32)
+    near = [one + rng.normal(scale=0.01, size=(1, 16)).astype(np.float32) for _ in range(4)]
+    whole = [np.ones(1, np.float32)] * 4
+    for group in ([one] * 4, near):
+        often = frequency.frequency(group, whole, frequency.FrequencyConfig())
+        assert [part.tolist() for part in often] == [[1.0]] * 4

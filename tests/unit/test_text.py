@@ -108,6 +108,8 @@ def test_a_concept_that_is_a_class_or_its_synonym_goes(chosen: list[str]) -> Non
 def test_what_a_class_takes_in_goes_with_it() -> None:
     vehicle = set(ANYTHING) - set(background_concepts(["vehicle"]))
     assert {"truck", "tractor", "helicopter"} <= vehicle and "sky" not in vehicle
+    parts = {"sky": {"cloud", "sun", "fog"}, "road": {"crosswalk", "runway"}, "boat": {"canoe"}, "chair": {"stool"}}
+    assert all(not gone & set(background_concepts([name])) and gone <= set(ANYTHING) for name, gone in parts.items())
     assert {"roof", "tower", "wall"} <= set(ANYTHING) - set(background_concepts(["building"]))
     assert "tree" in background_concepts(["potted plant"]) and "road" in background_concepts(["aeroplane"])
 
