@@ -4,8 +4,6 @@ The bands are below what was measured, by more than the spread between choices o
 `pipelines/evaluate.py` on val.
 """
 
-import time
-
 import numpy as np
 import pytest
 
@@ -81,12 +79,3 @@ def test_confidence_means_something(gold, text, class_set):
     assert calibration.error() < 0.1
     assert kept.accuracy() > whole.accuracy() + 0.01
     assert 0.5 < kept.counts.sum() / whole.counts.sum() < 0.99
-
-
-def test_a_label_costs_less_than_50_ms(gold, text, class_set):
-    """20 images a second and core at 352 px; CPU time, so that a busy machine does not decide it."""
-    arrays, labels = class_set.arrays(), [one.labels(class_set, "tags") for one in gold]
-    start = time.process_time()
-    for one, weak in zip(gold, labels, strict=True):
-        decide(one.evidence, text, arrays, weak, DecideConfig())
-    assert (time.process_time() - start) / len(gold) < 0.05
