@@ -80,6 +80,7 @@ def _label(
     tracker: Tracker,
 ) -> Outcome:
     config = run.config
+    storage.remove_unfinished(storage.join(run.output, "evidence"))
     listing.write_manifest(run, rows, {a: e[2] for a, e in known.evidence.items()}, not config.limit)
     observed = Observed()
     if known.todo and not config.from_evidence:

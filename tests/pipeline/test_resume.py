@@ -96,6 +96,7 @@ def test_sigterm_stops_cleanly_and_the_same_command_goes_on(job: Job, tmp_path: 
     done = job(*arguments)
     assert done.code == 0, done.err[-3000:]
     assert done.result["labeled"] == 200
+    assert not list(output.rglob("*.tmp"))
     assert done.result["observed"] < 200
 
 
