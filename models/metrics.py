@@ -96,6 +96,15 @@ class Calibration:
         self.right += np.bincount(where, weights=right.reshape(-1), minlength=self.bins).astype(np.int64)
         self.confidence += np.bincount(where, weights=confidence.reshape(-1), minlength=self.bins)
 
+    def update_counts(
+        self, confidence: npt.NDArray[np.floating], pixels: npt.NDArray[np.integer], right: npt.NDArray[np.integer]
+    ) -> None:
+        """Add judged pixels that were counted by their confidence: all of them and the right ones, arrays [n]."""
+        where = np.clip((confidence * self.bins).astype(np.int64), 0, self.bins - 1)
+        self.pixels += np.bincount(where, pixels, self.bins).astype(np.int64)
+        self.right += np.bincount(where, right, self.bins).astype(np.int64)
+        self.confidence += np.bincount(where, confidence * pixels, self.bins)
+
     def merge(self, other: "Calibration") -> "Calibration":
         """Add another part's counts to this one, and return it."""
         self.pixels += other.pixels

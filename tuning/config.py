@@ -75,3 +75,29 @@ class TuneLabelsConfig(Section):
         if len(parsed) > 1 and any(one.metric == "agreement" for one in parsed):
             raise ValueError("agreement is for when there is no gold, and stands alone")
         return names
+
+
+class CalibrateExecutionConfig(Section):
+    """how it runs; changes no number"""
+
+    progress_seconds: float = Field(default=5.0, ge=0.1, description="time between progress lines, seconds")
+
+
+class CalibrateConfig(Section):
+    """What `calibrate.py` can be told."""
+
+    labels: str = Field(description="the output folder or URL of label_corpus.py; its evidence is decided again")
+    gold: GoldConfig
+    kind: Literal["isotonic", "temperature"] = Field(
+        default="isotonic", description="isotonic: a rising curve; temperature: one number, for a handful of masks"
+    )
+    folds: int = Field(
+        default=5, ge=2, le=1000, description="parts of the gold images, each judged by a curve of the others"
+    )
+    snapshot: int | None = Field(default=None, ge=0, description="version of the label table; default: the newest")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="draws the parts")
+    output: str | None = Field(
+        default=None, description="folder or URL; default: LABELS/calibrations/NAME, the same for the same inputs"
+    )
+    execution: CalibrateExecutionConfig = CalibrateExecutionConfig()
+    tracking: TrackingConfig = TrackingConfig()

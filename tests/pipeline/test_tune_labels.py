@@ -126,6 +126,20 @@ def check_the_numbers(
     assert (done.code, done.result["observed"], done.result["labeled"]) == (0, 0, IMAGES), done.err
     theirs = evaluate(EvaluateConfig.model_validate({"labels": str(output), "gold": told, "baselines": False}))
     assert ours == pytest.approx(theirs["miou"], abs=1e-5)
+    check_calibration(output, told, other, theirs["calibration_error"])
+
+
+def check_calibration(output: Path, gold: dict[str, str], labeled_with: dict[str, Any], error: float) -> None:
+    """calibrate.py begins at the error that evaluate.py measures, and writes settings that bend confidence alone."""
+    from tuning.calibration_job import calibrate
+    from tuning.config import CalibrateConfig
+
+    found = calibrate(CalibrateConfig.model_validate({"labels": str(output), "gold": gold, "folds": 3}))
+    assert (found["images"], found["calibration_error"]["before"]) == (IMAGES, pytest.approx(error, abs=1e-4))
+    section = yaml.safe_load(Path(found["yaml"]).read_text())["decide"]
+    table = section.pop("confidence_table")
+    assert len(table) > 2 and table == sorted(table)
+    assert section == {name: value for name, value in labeled_with.items() if name != "confidence_table"}
 
 
 def check_mlflow(output: Path, stored: dict[str, Any]) -> None:
