@@ -227,7 +227,26 @@ class DecideConfig:
     box_ellipse_share: float = _setting(
         0.65, "share of the inscribed ellipse against the heat inside a box", 0.0, 1.0, needs="boxes"
     )
-    noisy_weight: float = _setting(0.65, "share of a noisy map's vote", 0.0, 1.0, needs="noisy")
+    noisy_weight: float = _setting(0.8, "share of a noisy map's vote", 0.0, 1.0, needs="noisy")
+    noisy_mask_share: float = _setting(
+        0.5, "noisy map: share of what the masks that hold a pixel are mostly, in its vote", 0.0, 1.0, needs="noisy"
+    )
+    noisy_alike_share: float = _setting(
+        0.5, "noisy map: share of what patches look like its classes' pixels, in its vote", 0.0, 1.0, needs="noisy"
+    )
+    noisy_iterations: int = _setting(
+        2, "noisy map: iterations of pixel-adaptive refinement of its vote", 0, 20, needs="noisy"
+    )
+    noisy_own_share: float = _setting(
+        0.2, "noisy map: share of its own pixels in the enlarged map", 0.0, 1.0, needs="noisy"
+    )
+    noisy_thin_share: float = _setting(
+        0.5,
+        "noisy map: the same of thin things, for which the grid of decisions is too coarse",
+        0.0,
+        1.0,
+        needs="noisy",
+    )
     tag_min_area: float = _setting(
         0.01, "least share of the image that a class tagged as present gets", 0.0, 0.2, needs="named"
     )

@@ -21,6 +21,7 @@ from models.decide.finish import finish
 from models.decide.fuse import Votes, insist_on, insist_on_presence
 from models.decide.guarantees import allowed_of
 from models.decide.masks import bank_on_grid, component_masks, mask_quality, region_votes, soft_iou
+from models.decide.noisy import keep_noisy, planes_of, spread_noisy
 from models.decide.scene import Frame, Scene
 from models.decide.text_match import candidates, heat, normalise, patch_scores, presence
 from models.decide.types import PROVENANCE, ClassArrays, Label, TextBank, WeakArrays
@@ -120,6 +121,8 @@ def draw(scene: Scene, config: DecideConfig, of_classes: Sequence[ClassMasks] = 
         config.guided_epsilon,
         config.guided_strength,
     )
+    if scene.weak.noisy is not None and (config.noisy_own_share > 0 or config.noisy_thin_share > 0):
+        strength = keep_noisy(scene, strength, planes_of(scene, scene.weak.noisy))
     return finish(scene, strength, votes, disagree(scene, votes, seeds, mask_maps))
 
 
@@ -181,7 +184,8 @@ def fuse(scene: Scene, of_classes: Sequence[ClassMasks]) -> tuple[Votes, seed_ru
     if len(weak.boxes):
         blend_boxes(scene, votes)
     if weak.noisy is not None:
-        blend_noisy(scene, votes, weak.noisy)
+        told = spread_noisy(scene, planes_of(scene, weak.noisy))
+        votes.blend("noisy", told.shares, config.noisy_weight * told.mass[None])
     insist_on_presence(votes, scene.must, lambda row: allowed_of(scene, row, scene.size), config.tag_min_area)
     return votes, seeds, mask_maps
 
@@ -250,16 +254,6 @@ def blend_boxes(scene: Scene, votes: Votes) -> None:
         inside = box_rules.inside_box(box, scene.size)
         index = int(np.searchsorted(scene.rows, row))
         insist_on(votes, "box", index, inside, max(1, round(config.box_min_share * inside.sum())))
-
-
-def blend_noisy(scene: Scene, votes: Votes, noisy: npt.NDArray[np.int32]) -> None:
-    """A map that may be wrong votes with a fixed weight wherever it says anything."""
-    given = seed_rules.ids_to_rows(noisy, scene.classes)
-    # One plane for each class and one for "says something", averaged over what a grid pixel covers.
-    planes = np.stack([given == row for row in scene.rows] + [given != seed_rules.NOTHING]).astype(np.float32)
-    planes = resize_maps(planes, scene.size)
-    said = planes[-1]
-    votes.blend("noisy", planes[:-1] / np.maximum(said, 1e-6), scene.config.noisy_weight * said[None])
 
 
 def disagree(scene: Scene, votes: Votes, seeds: seed_rules.Seeds | None, mask_maps: Maps) -> float:
