@@ -282,6 +282,16 @@ class LabelConfig(Section):
             raise ValueError("say why: the reason is recorded with the snapshot")
         return reason
 
+    @model_validator(mode="after")
+    def _attention_to_add_to(self) -> "LabelConfig":
+        clip = self.observe.clip
+        if clip.extra_attention and clip.attention in ("auto", "plain"):
+            raise ValueError(
+                f"observe.clip.extra_attention adds to attention=vv and the like, and observe.clip.attention is "
+                f"{clip.attention}: name one (vv, qq, kk, qq+kk+vv)"
+            )
+        return self
+
     @property
     def students(self) -> list[str]:
         """References of the students among the labelers."""

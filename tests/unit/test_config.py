@@ -307,3 +307,9 @@ def test_help_gives_no_default_where_there_is_none(capsys: pytest.CaptureFixture
         parse(LabelConfig, ["--help"], {}, "label_corpus.py", "Label.")
     shown = capsys.readouterr().out
     assert "default ]" not in shown and "default;" not in shown
+
+
+def test_attention_that_adds_to_nothing_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(capsys, "--observe.clip.extra_attention", "0.5")
+    assert "attention is auto" in told and "qq+kk+vv" in told
+    assert label("--observe.clip.extra_attention", "0.5", "--observe.clip.attention", "vv").observe.clip.extra_attention
