@@ -121,7 +121,7 @@ class PanopticWriter(Writer):
 
     def close(self) -> dict[str, Any]:
         first = head(self.snapshot)
-        thing = int(self.config.instances == "components")
+        thing = int(self.config.instances != "classes")
         first["categories"] = [{**category, "isthing": thing} for category in first["categories"]]
         for split, lists in self.written.items():
             lists.write(self.target, f"annotations/panoptic_{split}.json", first)
@@ -134,7 +134,8 @@ def objects(writer: Writer, item: Item) -> tuple[list[Region], int]:
     config, background = writer.config, writer.snapshot.classes.background
     none = {background.id} if background else set()
     small, count = specks(item.ids, none, config.smallest_px)
-    found = regions(np.where(small, VOID, item.ids), none, config.instances == "classes")
+    points = item.points(writer.snapshot.classes) if config.instances == "points" else None
+    found = regions(np.where(small, VOID, item.ids), none, config.instances == "classes", points)
     return merge_smallest(found, config.max_regions, item.size), count
 
 

@@ -32,8 +32,10 @@ class ExportConfig(Section):
         default="copy",
         description="none: coco and coco-panoptic name the images where they are, and copy nothing (as rrle always)",
     )
-    instances: Literal["components", "classes"] = Field(
-        default="components", description="what one object is: a connected part of a class, or all of a class"
+    instances: Literal["components", "points", "classes"] = Field(
+        default="components",
+        description="what one object is: a connected part of a class; the same, divided among the points of that class "
+        "that the image's weak labels have in it; or all of a class",
     )
     min_area_px: int | None = Field(
         default=None,
@@ -63,4 +65,4 @@ class ExportConfig(Section):
         """`min_area_px`, or what it is by default. Formats that are whole class maps stay exact."""
         if self.min_area_px is not None:
             return self.min_area_px
-        return SPECK_PX if self.to in ("coco", "yolo") and self.instances == "components" else 1
+        return SPECK_PX if self.to in ("coco", "yolo") and self.instances != "classes" else 1

@@ -23,7 +23,7 @@ MARK = "export.json"
 
 files: by folder, because a list of names is what forgetting takes an image out of. known: whether those are all, which
 they are not once an export was killed."""
-COLUMNS = ("class_map", "confidence", "keep_threshold", "height", "width", "label_key")
+COLUMNS = ("class_map", "confidence", "keep_threshold", "height", "width", "label_key", "weak")
 SAME = ("to", "keep", "min_confidence", "val", "images", "instances", "max_regions", "rows_per_file", "title",
         "license", "limit")  # fmt: skip
 """Settings that change the files."""

@@ -8,10 +8,23 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from models.decide.instances import instances
+
 Ids = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 EIGHT = np.ones((3, 3), bool)
 INSIDE = 0.2  # a shift within a pixel, from its centre
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points that name objects. xy: float32 [N, 2], pixels of the map; class_ids: int32 [N]."""
+
+    xy: npt.NDArray[np.float32]
+    class_ids: Ids
+
+    def of(self, class_id: int) -> npt.NDArray[np.float32]:
+        return self.xy[self.class_ids == class_id]
 
 
 @dataclass(frozen=True)
@@ -43,20 +56,32 @@ def specks(ids: Ids, leave_out: Iterable[int], min_area_px: int) -> tuple[Mask, 
     return found, count
 
 
-def regions(ids: Ids, leave_out: Iterable[int], whole: bool) -> list[Region]:
+def regions(ids: Ids, leave_out: Iterable[int], whole: bool, points: Points | None = None) -> list[Region]:
     """The objects of a class map, int32 [H, W]; ids below 0 and those of `leave_out` are none.
 
-    whole: all of a class is one object; else each part that is connected, corners included. Largest first in a class.
+    whole: all of a class is one object; else each part that is connected, corners included. points: a part that holds
+    several points of its class is divided among them, each pixel to the point with the shortest way within the part.
+    Largest first in a class.
     """
     found = []
     for class_id in _present(ids, leave_out):
         mask = ids == class_id
-        parts, _ = (mask.astype(np.int32), 1) if whole else ndimage.label(mask, EIGHT)
         own = []
-        for number, box in enumerate(ndimage.find_objects(parts), 1):
-            own.append(Region(class_id, box[0].start, box[1].start, parts[box] == number))
+        for parts in [mask.astype(np.int32)] if whole else _divided(mask, points.of(class_id) if points else None):
+            for number, box in enumerate(ndimage.find_objects(parts), 1):
+                if box is not None:
+                    own.append(Region(class_id, box[0].start, box[1].start, parts[box] == number))
         found += sorted(own, key=lambda part: -part.area)
     return found
+
+
+def _divided(mask: Mask, points: npt.NDArray[np.float32] | None) -> list[Ids]:
+    """Maps of parts that are numbered from 1: those that points name, if there are any, and the connected others."""
+    if points is None or not len(points):
+        return [ndimage.label(mask, EIGHT)[0]]
+    named = instances(mask.astype(np.int32), points, np.ones(len(points), np.int32))
+    without = named > len(points)
+    return [np.where(without, 0, named), ndimage.label(without, EIGHT)[0]]
 
 
 def _present(ids: Ids, leave_out: Iterable[int]) -> list[int]:

@@ -10,10 +10,11 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from pipelines import storage
+from pipelines import storage, weak
 from pipelines.classes import BackgroundEntry, ClassEntry, ClassSet
 from pipelines.exports.config import ExportConfig
 from pipelines.exports.pictures import Photograph
+from pipelines.exports.regions import Points
 from pipelines.exports.snapshot import Entry, Ids, Snapshot
 
 
@@ -30,6 +31,13 @@ class Item:
     @property
     def size(self) -> tuple[int, int]:
         return int(self.ids.shape[0]), int(self.ids.shape[1])
+
+    def points(self, classes: ClassSet) -> Points:
+        """Those of the image's weak labels that name a class."""
+        valid, _ = weak.validate(json.loads(self.row["weak"] or "{}"), classes, self.size)
+        arrays = weak.to_arrays({"points": valid.get("points", [])}, classes, *self.size)
+        named = arrays.point_classes >= 0
+        return Points(arrays.points[named], classes.arrays().ids[arrays.point_classes[named]])
 
 
 @dataclass

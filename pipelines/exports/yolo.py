@@ -32,7 +32,8 @@ class YoloWriter(Writer):
         background = self.snapshot.classes.background
         none = {background.id} if background else set()
         small, count = specks(item.ids, none, self.config.smallest_px)
-        found = regions(np.where(small, VOID, item.ids), none, whole=False)
+        points = item.points(self.snapshot.classes) if self.config.instances == "points" else None
+        found = regions(np.where(small, VOID, item.ids), none, whole=False, points=points)
         drawn = sorted(found, key=lambda part: -part.area)[: self.config.max_regions]
         height, width = item.size
         lines = []

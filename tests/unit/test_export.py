@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from label_scene import Scene, label_row, make_scene
@@ -16,7 +17,7 @@ from scipy import ndimage
 from models import torchvision_cpu
 from pipelines import export
 from pipelines.exports import huggingface
-from pipelines.exports.regions import Region, merge_smallest, outline, put, regions
+from pipelines.exports.regions import Points, Region, merge_smallest, outline, put, regions
 from pipelines.exports.snapshot import safe_name
 from pipelines.flow.stop import Interrupted
 from pipelines.forgetting.aliases import Listing, names_below
@@ -366,3 +367,40 @@ def test_names_are_safe_unique_and_stable() -> None:
     names = [safe_name(asset, taken) for asset in assets]
     assert names == ["a__b", "A__B-2", "a_b___", "x", "p.parquet_row_7", "_"]
     assert len(safe_name("long" * 100, taken)) < 140
+
+
+def test_points_divide_what_touches_and_leave_no_pixel_out() -> None:
+    """Two objects of a class that touch, one apart that nobody named, and one of another class."""
+    ids = np.zeros((40, 60), np.int32)
+    ids[5:20, 5:45] = 8
+    ids[30:35, 50:58] = 8
+    ids[30:38, 5:20] = 12
+    points = Points(np.array([[10, 12], [40, 12], [12, 34]], np.float32), np.array([8, 8, 12], np.int32))
+    found = regions(ids, {0}, whole=False, points=points)
+    assert [part.class_id for part in found] == [8, 8, 8, 12]
+    drawn = np.zeros(ids.shape, int)
+    for part in found:
+        drawn[part.top : part.top + part.mask.shape[0], part.left : part.left + part.mask.shape[1]] += part.mask
+    assert (drawn == (ids > 0)).all()
+    halves = [part for part in found if part.top == 5]
+    assert sorted(part.left for part in halves) == [5, pytest.approx(25, abs=1)]
+    assert len(regions(ids, {0}, whole=False)) == 3
+
+
+def test_the_points_of_a_label_name_objects_in_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = make_scene(tmp_path, names=("plain.jpg",))
+    ids = np.zeros_like(scene.maps["plain.jpg"])
+    ids[10:30, 10:90] = 1
+    weak = {"points": [{"x": 20.0, "y": 20.0, "class": "cat"}, {"x": 80.0, "y": 20.0, "class": "cat"},
+                       {"x": 50.0, "y": 50.0, "class": "cat", "positive": False}]}  # fmt: skip
+    scene.maps["plain.jpg"] = ids
+    row = label_row(scene, "plain.jpg", 0, weak=json.dumps(weak), sequence=2, label_key="new")
+    scene.labels.append("part-2.parquet", pa.Table.from_pylist([row], schema=SCHEMA))
+    counts = {}
+    for what in ("components", "points"):
+        folder = tmp_path / what
+        run(capsys, scene, "--to", "coco", "--instances", what, "--images", "none", "--val", 0, "--output", folder)
+        told = json.loads((folder / "annotations" / "instances_train.json").read_text())
+        counts[what] = [one["area"] for one in told["annotations"]]
+    assert counts["components"] == [1600]
+    assert sorted(counts["points"]) == [pytest.approx(800, abs=30)] * 2 and sum(counts["points"]) == 1600
