@@ -54,6 +54,7 @@ def finish(proposal: Proposal, observed: Observed, published: Published, tracker
         "evidence_bytes_per_image": round(observed.bytes / max(1, observed.observed)),
         "quarantine_reasons": dict(Counter(row["error"] for row in known.bad.values())),
         "head": run.head_digest,
+        "quality_model": run.quality_digest,
         "corrected_by_people": todo.corrected,
         "stale_corrections": todo.stale,
         "failures": failures[:100],
