@@ -30,16 +30,13 @@ def fit_quality(config: FitQualityConfig) -> dict[str, Any]:
     limit_threads(1)
     source = _source(config)
     assert source.gold is not None
+    _enough(len(source.rows), config)
     labelers = different(config.labelers, source)
     say(f"decide: {len(source.rows):,} images with gold, by {len(labelers)} labelers: {', '.join(labelers)}")
     basis = basis_of(source)
     records = collect(source, labelers, basis, config.progress_seconds)
     images = records.truth.shape[1]
-    if images < MIN_IMAGES_A_FOLD * config.model.folds:
-        raise UsageError(
-            f"--gold: {images} images with gold are too few to cut into {config.model.folds} folds of "
-            f"{MIN_IMAGES_A_FOLD}: give more, or fewer --model.folds"
-        )
+    _enough(images, config)
     say(f"report: {len(labelers)} labelers, left out one by one, on images that are left out too")
     numbers = report(
         records, config.model, config.bad_below, config.risk, config.refuse, config.splits, config.resamples
@@ -74,6 +71,14 @@ def fit_quality(config: FitQualityConfig) -> dict[str, Any]:
     say(f"fit_quality: {duration(time.monotonic() - started)}; use it: --quality.use {_use(config, output)}")
     told = {name: value for name, value in dataclasses.asdict(card).items() if name != "numbers"}
     return {**told, **numbers, "card": address(output, card.digest, "json")}
+
+
+def _enough(images: int, config: FitQualityConfig) -> None:
+    if images < MIN_IMAGES_A_FOLD * config.model.folds:
+        raise UsageError(
+            f"--gold: {images} images with gold are too few to cut into {config.model.folds} folds of "
+            f"{MIN_IMAGES_A_FOLD}: give more, or fewer --model.folds"
+        )
 
 
 def _use(config: FitQualityConfig, output: str) -> str:
