@@ -148,12 +148,16 @@ def check_areas(
                 continue  # Rare, and the tags say so.
             elif rules.lift is not None and rules.lift[first, second] <= config.max_lift:
                 tell("co-occurrence", (small, large), "{0} is hardly ever in one image with {1}")
+    # Who tags the kind alone does not mean that its parent is absent.
+    tagged = np.flatnonzero(present).tolist() if present is not None else []
+    ruled_out = np.flatnonzero(absent).tolist() if absent is not None else []
+    ruled_out = [row for row in ruled_out if not any(rules.is_above(row, other) for other in tagged)]
     for row in there:
-        for other in range(len(rules.ids)) if absent is not None else ():
-            if absent is not None and absent[other] and (other == row or rules.is_above(other, row)):
+        for other in ruled_out:
+            if other == row or rules.is_above(other, row):
                 told = (row,) if other == row else (row, other)
                 tell("absent", told, "{0} is there, but the tags say that there is no {" + str(len(told) - 1) + "}")
-    for row in np.flatnonzero(present).tolist() if present is not None else ():
+    for row in tagged:
         if row not in there and not any(rules.is_above(row, other) for other in there):
             tell("missing", (row,), "the tags say that there is a {0}, and the label has none")
     return found
