@@ -82,10 +82,14 @@ class Rules:
 
     def is_above(self, parent: int, child: int) -> bool:
         """Whether one class is an ancestor of the other."""
-        above = int(self.parent[child])
-        while above not in (NO_PARENT, parent):
-            above = int(self.parent[above])
-        return above == parent
+        return parent in self.above(child)
+
+    def above(self, child: int) -> list[int]:
+        """Rows of a class's ancestors, its parent first."""
+        found = []
+        while (child := int(self.parent[child])) != NO_PARENT:
+            found.append(child)
+        return found
 
     def children(self, parent: int) -> npt.NDArray[np.intp]:
         return np.flatnonzero(self.parent == parent)
@@ -150,11 +154,10 @@ def check_areas(
                 tell("co-occurrence", (small, large), "{0} is hardly ever in one image with {1}")
     # Who tags the kind alone does not mean that its parent is absent.
     tagged = np.flatnonzero(present).tolist() if present is not None else []
-    ruled_out = np.flatnonzero(absent).tolist() if absent is not None else []
-    ruled_out = [row for row in ruled_out if not any(rules.is_above(row, other) for other in tagged)]
-    for row in there:
-        for other in ruled_out:
-            if other == row or rules.is_above(other, row):
+    meant = {parent for row in tagged for parent in rules.above(row)}
+    for row in there if absent is not None else ():
+        for other in (row, *rules.above(row)):
+            if absent is not None and absent[other] and other not in meant:
                 told = (row,) if other == row else (row, other)
                 tell("absent", told, "{0} is there, but the tags say that there is no {" + str(len(told) - 1) + "}")
     for row in tagged:
