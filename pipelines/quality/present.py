@@ -65,10 +65,12 @@ def _promise(card: Card) -> str:
             f"- with {card.images} images nothing can be accepted under the promise that {card.risk:.0%} of the labels "
             "are accepted and bad: no label will be"
         )
+    first, *_ = n["bad_and_accepted_of"].items()
     return (
         f"- accepted from {card.threshold:.3f} on: {_show(n['bad_and_accepted'])} of all labels were accepted and "
         f"worse than {card.bad_below:g} on halves that it never saw, {card.risk:g} promised; {_show(n['bad'])} are "
-        f"so bad at all; {_show(n['accepted'])} were accepted, mean IoU {_show(n['miou_of_accepted'])}"
+        f"so bad at all; {_show(n['accepted'])} were accepted, mean IoU {_show(n['miou_of_accepted'])}; "
+        f"of {first[0]} alone {_show(first[1])} were accepted and bad"
     )
 
 

@@ -110,12 +110,12 @@ def against_entropy(
     }
 
 
-def promise(
-    records: Records, config: QualityConfig, bad_below: float, risk: float, splits: int
-) -> dict[str, float | None]:
-    """What the promised share of bad labels was on halves, and labelers, that the threshold was not chosen on."""
+def promise(records: Records, config: QualityConfig, bad_below: float, risk: float, splits: int) -> dict[str, Any]:
+    """What the promised share of bad labels was on halves, and labelers, that the threshold was not chosen on; also by
+    labeler (`bad_and_accepted_of`)."""
     images = records.truth.shape[1]
-    bad, accepted, kept = [], [], []
+    bad, accepted = (np.zeros((splits, len(records.labelers))) for _ in range(2))
+    kept = []
     for split in range(splits):
         order = np.random.default_rng([config.seed, split]).permutation(images)
         half, other = order[: images // 2].tolist(), order[images // 2 :]
@@ -124,14 +124,15 @@ def promise(
             scores = model.predict(records.features[labeler, other])[:, 0]
             taken = scores >= model.accept_threshold(bad_below, risk)
             truth = records.truth[labeler, other]
-            bad.append((taken & (truth < bad_below)).mean())
-            accepted.append(taken.mean())
+            bad[split, labeler] = (taken & (truth < bad_below)).mean()
+            accepted[split, labeler] = taken.mean()
             kept += truth[taken].tolist()
     return {
         "promised": risk,
-        "bad_and_accepted": _rounded(np.mean(bad)),
+        "bad_and_accepted": _rounded(bad.mean()),
+        "bad_and_accepted_of": dict(zip(records.labelers, map(_rounded, bad.mean(0)), strict=True)),
         "bad": _rounded((records.truth < bad_below).mean()),
-        "accepted": _rounded(np.mean(accepted)),
+        "accepted": _rounded(accepted.mean()),
         "miou_of_accepted": _rounded(np.mean(kept)) if kept else None,
     }
 
