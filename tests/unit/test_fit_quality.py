@@ -95,7 +95,12 @@ def test_labels_say_how_good_they_are_once_a_model_is_asked_for(
     before = place.rows()
     assert {row[name] for row in before.values() for name in PREDICTED} == {None}
     assert {row["quality_digest"] for row in before.values()} == {""}
-    assert place.label(quality={"use": "auto"})["reused"] == IMAGES, "there is no model, and nothing changes"
+    rule = "some pixels are animal, others its kind cat: one of the two is meant"
+    both = {name for name, row in before.items() if row["violations"] == [rule]}
+    assert both >= {f"crop-{number:04d}.jpg" for number in range(0, IMAGES, 3)}, "those that are tagged both"
+    silent = place.label(quality={"use": "auto"})
+    assert silent["reused"] == IMAGES, "there is no model, and nothing changes"
+    assert (silent["rule_breaking_images"], silent["broken_rules"]) == (len(both), {rule: len(both)})
     capfd.readouterr()
 
     assert place.fit() == 0
