@@ -210,6 +210,39 @@ class LearnConfig(Section):
     seed: int = Field(default=0, ge=0, description="of which images and patches, and in which order")
 
 
+class QualityUseConfig(Section):
+    """predicted IoU of every label, by what fit_quality.py fitted"""
+
+    use: str = Field(
+        default="",
+        description="auto: the newest model of the output that fits its classes and CLIP, or none; another output: its "
+        "newest, which must fit; empty or none: labels have no prediction. It changes no pixel",
+    )
+
+    @field_validator("use")
+    @classmethod
+    def _off(cls, value: str) -> str:
+        word = value.strip()
+        return {"none": "", "auto": "auto"}.get(word.lower(), word)
+
+
+class ChecksConfig(Section):
+    """rules of the classes that a label may break; it changes no pixel"""
+
+    enabled: bool = Field(default=True, description="say of every label which rules it breaks (under 0.1 ms each)")
+    min_area: float = Field(
+        default=0.001, ge=0, le=1, description="classes of a smaller share of the image are not looked at"
+    )
+    max_lift: float = Field(
+        default=0.1,
+        ge=0,
+        description="two classes are hardly ever in one image if complete tags say so at most so often, against chance",
+    )
+    min_expected: float = Field(
+        default=5.0, ge=0, description="images in which they would have met by chance, before that means anything"
+    )
+
+
 class LabelConfig(Section):
     """Everything that `label_corpus.py` can be told."""
 
@@ -260,6 +293,8 @@ class LabelConfig(Section):
     text: TextConfig = TextConfig()
     learn: LearnConfig = LearnConfig()
     decide: DecideConfig = DecideConfig()
+    quality: QualityUseConfig = QualityUseConfig()
+    checks: ChecksConfig = ChecksConfig()
     execution: ExecutionConfig = ExecutionConfig()
     report: ReportConfig = ReportConfig()
     tracking: TrackingConfig = TrackingConfig()

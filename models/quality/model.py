@@ -1,9 +1,9 @@
 """Predicted IoU of a label, with an interval, and the threshold above which labels are accepted unseen."""
 
 import dataclasses
+import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -95,21 +95,22 @@ class QualityModel:
         truly worse than bad_below. Infinite where nothing can be accepted under that promise. See `risk_threshold`."""
         return risk_threshold(self.unseen, self.truth < bad_below, self.groups, risk)
 
-    def save(self, path: str | Path) -> None:
-        """One .npz file at exactly this path, readable without pickle."""
+    def to_bytes(self) -> bytes:
+        """An .npz file, readable without pickle; equal for equal models."""
         about = {"version": VERSION, "config": dataclasses.asdict(self.config), "names": self.names}
         numbers = {f.name: np.asarray(getattr(self.regressor, f.name)) for f in dataclasses.fields(Regressor)}
         own = {"unseen": self.unseen, "truth": self.truth, "groups": self.groups, "margin": np.asarray(self.margin)}
-        with Path(path).open("wb") as file:
-            np.savez(file, allow_pickle=False, about=np.asarray(json.dumps(about)), **numbers, **own)
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, about=np.asarray(json.dumps(about)), **numbers, **own)
+        return file.getvalue()
 
     @classmethod
-    def load(cls, path: str | Path) -> "QualityModel":
-        """Raises ValueError for a file of another version."""
-        with np.load(path, allow_pickle=False) as held:
+    def from_bytes(cls, content: bytes) -> "QualityModel":
+        """Raises ValueError for a model of another version."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as held:
             about = json.loads(str(held["about"]))
             if about["version"] != VERSION:
-                raise ValueError(f"{path} holds version {about['version']} of a quality model; this reads {VERSION}")
+                raise ValueError(f"a quality model of version {about['version']}; this reads {VERSION}")
             numbers = {f.name: held[f.name] for f in dataclasses.fields(Regressor)}
             numbers["intercept"] = float(numbers["intercept"])
             return cls(

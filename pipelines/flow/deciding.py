@@ -18,6 +18,7 @@ from pipelines.flow.progress import Progress, say
 from pipelines.flow.run import Run, digest
 from pipelines.metrics_export import tell_corpus
 from pipelines.stages.decide import RECHECK, WORK, DecideStage, DecideStageConfig
+from pipelines.stages.judge import Judge
 from pipelines.tables import labels
 from pipelines.tables.delta import DataFile
 from pipelines.tables.snapshots import withdrawn
@@ -87,8 +88,8 @@ def _made_from(run: Run, assets: Collection[str]) -> dict[str, dict[str, Any]]:
     """What the labels of some assets say that they were decided from."""
     if not assets:
         return {}
-    columns = ["asset", "class_set_digest", "decide_digest", "head_digest", "weak_digest", "human_digest"]
-    batches = run.labels.newest(columns, batch_rows=4096, assets=assets)
+    inputs = ("class_set_digest", "decide_digest", "head_digest", "quality_digest", "weak_digest", "human_digest")
+    batches = run.labels.newest(["asset", *inputs], batch_rows=4096, assets=assets)
     return {row.pop("asset"): row for batch in batches for row in batch.to_pylist()}
 
 
@@ -112,6 +113,7 @@ def _work(
         "class_set_digest": run.classes.digest,
         "decide_digest": run.decide_digest,
         "head_digest": run.head_digest,
+        "quality_digest": run.quality_digest,
         "weak_digest": wanted.weak_digest,
         "human_digest": labels.human_digest(corrections),
     }
@@ -166,8 +168,10 @@ class Decided:
     rechecked: list[DataFile] = field(default_factory=list)
 
 
-def decide(run: Run, todo: Plan, text: TextBank | None, class_ids: Mapping[str, Mapping[int, int]]) -> Decided:
-    """Decide `todo.work` on CPU actors, and stage its labels and the removals. class_ids: see the stage."""
+def decide(
+    run: Run, todo: Plan, text: TextBank | None, class_ids: Mapping[str, Mapping[int, int]], judge: Judge | None = None
+) -> Decided:
+    """Decide `todo.work` on CPU actors, and stage its labels and the removals. class_ids, judge: see the stage."""
     result = Decided()
     if not todo.work and not todo.removals:
         return result
@@ -180,7 +184,7 @@ def decide(run: Run, todo: Plan, text: TextBank | None, class_ids: Mapping[str, 
     if result.resumed > back:
         say(f"decide: {result.resumed - back:,} labels were decided by an earlier run that did not publish them")
     if work or todo.recheck:
-        files += _decide(run, [*work, *todo.recheck], prefix, text, class_ids, result)
+        files += _decide(run, [*work, *todo.recheck], prefix, text, class_ids, judge or Judge(), result)
     result.rechecked = [file for file in files if file.name.startswith(RECHECK)]
     result.files = [file for file in files if not file.name.startswith(RECHECK)]
     result.labeled = sum(file.rows for file in result.files)
@@ -214,6 +218,7 @@ def _decide(
     prefix: str,
     text: TextBank | None,
     class_ids: Mapping[str, Mapping[int, int]],
+    judge: Judge,
     result: Decided,
 ) -> list[DataFile]:
     import ray
@@ -235,6 +240,7 @@ def _decide(
         created_at=run.created_at,
         strict=run.config.strict,
         class_ids=class_ids,
+        judge=judge,
     )
     cpus = float(ray.cluster_resources().get("CPU", 1))
     actors = max(1, min(int(cpus), -(-len(work) // ROWS_PER_TASK)))

@@ -54,6 +54,7 @@ def finish(proposal: Proposal, observed: Observed, published: Published, tracker
         "evidence_bytes_per_image": round(observed.bytes / max(1, observed.observed)),
         "quarantine_reasons": dict(Counter(row["error"] for row in known.bad.values())),
         "head": run.head_digest,
+        "quality_model": run.quality_digest,
         "corrected_by_people": todo.corrected,
         "stale_corrections": todo.stale,
         "failures": failures[:100],
@@ -90,6 +91,14 @@ def _tell(run: Run, details: dict[str, Any], observed: Observed, published: Publ
         f"{details['quarantined']:,} in quarantine, {details['unlabeled']:,} without a label; {details['vanished']:,} "
         f"vanished ({took})"
     )
+    if breaking := details.get("rule_breaking_images"):
+        commonest, count = next(iter(details["broken_rules"].items()))
+        say(f"{breaking:,} labels break a rule of the classes, {count:,} of them this one: {commonest}")
+    if "accepted_images" in details:
+        say(
+            f"predicted quality: {details['accepted_images']:,} labels are accepted, "
+            f"{details['not_accepted_images']:,} are not"
+        )
     for asset in details["stale_corrections"][:TOLD_STALE]:
         say(f"correction not used: {asset} has other bytes than the person saw; it is kept in {run.human.url}")
     if details["unlabeled"] and observed.out_of_budget:

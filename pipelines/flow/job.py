@@ -15,7 +15,7 @@ from pipelines.classes import ClassSet, ClassSetError
 from pipelines.config import LabelConfig, UsageError
 from pipelines.corpus.base import CorpusError
 from pipelines.corpus.open import open_corpus
-from pipelines.flow import deciding, learning, listing, observing, plan, second
+from pipelines.flow import deciding, judging, learning, listing, observing, plan, second
 from pipelines.flow.finish import Outcome, finish
 from pipelines.flow.observing import Known, Observed, timed
 from pipelines.flow.past import check_classes
@@ -93,7 +93,7 @@ def _label(
     _learn(run, rows, known, models)
     todo = deciding.plan(run, rows, known, publisher.recheck)
     run.counts["labels_reused"] = todo.reused
-    decided = timed(run, "decide", lambda: _decide(run, todo, models, kinds))
+    decided = timed(run, "decide", lambda: _decide(run, rows, todo, models, kinds))
     run.quarantine.replace(_quarantine_rows(run, rows, known), run.run_id)
     proposal = Proposal(run, len(rows), known, todo, decided)
     published = timed(run, "publish", lambda: publisher(proposal))
@@ -136,6 +136,8 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
         raise UsageError(f"--output {config.output} cannot hold tables: {error}") from error
     _check_classes(run)
     learning.check_use(run)
+    quality = judging.find(run)
+    run.quality_digest = "" if quality is None else quality.digest
     return run, models
 
 
@@ -237,14 +239,20 @@ def _learn(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Model
         _record_inputs(run)
 
 
-def _decide(run: Run, todo: deciding.Plan, models: Models, kinds: Sequence[second.Second]) -> deciding.Decided:
+def _decide(
+    run: Run,
+    rows: Sequence[listing.Wanted],
+    todo: deciding.Plan,
+    models: Models,
+    kinds: Sequence[second.Second],
+) -> deciding.Decided:
     text = None
     if todo.work:
         _start_ray(run.config)
         bank = embed_prompts(run.classes, models, run.knowledge)
         text = replace(bank, head=head_of(run.output, run.head_digest))
     class_ids = {kind.run.observe_id: ids for kind in kinds if (ids := kind.class_ids()) is not None}
-    return deciding.decide(run, todo, text, class_ids)
+    return deciding.decide(run, todo, text, class_ids, judging.judge_of(run, rows) if todo.work else None)
 
 
 def embed_prompts(classes: ClassSet, models: Models, known: Knowledge = NOTHING) -> TextBank:
@@ -267,6 +275,7 @@ def _record_inputs(run: Run) -> None:
         "class_set_digest": run.classes.digest,
         "models": run.model_digests,
         "head": run.head_digest,
+        "quality": run.quality_digest,
     }
     files = {"config.yaml": {**config, "digests": digests}, "classes.yaml": run.classes.to_dict()}
     if run.knowledge.digest:

@@ -102,7 +102,7 @@ def fit(run: Run, tagged: Sequence[Wanted], known: Known, text: TextBank) -> tup
     progress.close()
     names = [entry.name for entry in run.classes.classes]
     background = run.classes.background is not None
-    card = Card("", identity(run), len(tagged), names, images.tolist(), _features(run), background, run.run_id)
+    card = Card("", identity(run), len(tagged), names, images.tolist(), features_of(run), background, run.run_id)
     say(f"learn: {int(head.valid.sum())} of {len(names)} classes, in {duration(time.monotonic() - started)}")
     return head, card
 
@@ -142,7 +142,7 @@ def identity(run: Run) -> str:
     return digest([VERSION, *made_from, asdict(_settings(run)), run.config.learn.images])
 
 
-def _features(run: Run) -> str:
+def features_of(run: Run) -> str:
     """Digest of what patch features are made by."""
     told = key_fields(run.config.observe)["clip"]
     return digest({**told, "model": run.model_digests["clip"]})
@@ -154,7 +154,7 @@ def _used(run: Run, output: str) -> Card:
     if not found:
         raise UsageError(f"--learn.use: nothing was learned in {output} (see learn.min_tagged)")
     card = found[0]
-    if card.features != _features(run):
+    if card.features != features_of(run):
         raise UsageError(f"--learn.use: images of {output} were observed by another CLIP, or with other observe.clip")
     if card.classes != [entry.name for entry in run.classes.classes]:
         raise UsageError(f"--learn.use: {output} knows other classes: {', '.join(card.classes)}")

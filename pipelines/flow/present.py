@@ -1,6 +1,7 @@
 """What a person sees of a run: the report page and the MLflow run."""
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,10 @@ from pipelines.stages.decide import read_png
 from pipelines.tracking import Tracker
 
 PICTURES = ("class_map", "confidence", "provenance")
-NUMBERS = ("asset", "keep_threshold", "coverage", "mean_confidence", "areas")
+NUMBERS = ("asset", "keep_threshold", "coverage", "mean_confidence", "areas", "violations", "accepted")
+PREDICTED = ("predicted_miou", "predicted_low", "predicted_high")
+# So many of the commonest messages about broken rules are told; the labels' rows have all.
+TOLD_RULES = 10
 
 
 def build(
@@ -33,7 +37,8 @@ def build(
     candidate: Sequence[str] = (),
     beside: Sequence[str] = (),
 ) -> tuple[str, ReportBuilder]:
-    """The report as HTML, and the builder, which has the overlays. Reads the pictures of the shown images only.
+    """The report as HTML, and the builder, which has the overlays. Reads the pictures of the shown images only. What
+    all labels say of themselves is added to `details`.
 
     beside: names of pages in the same folder, to be linked."""
     builder = ReportBuilder(
@@ -43,16 +48,24 @@ def build(
         sources=PROVENANCE,
     )
     shown: Selection[str] = Selection(run.config.report.images)
+    broken, images_breaking, accepted = Counter[str](), 0, Counter[bool]()
     for batch in run.labels.newest(NUMBERS, batch_rows=4096, extra=candidate):
         for row in batch.to_pylist():
             areas = {area["class_id"]: area["area"] for area in row["areas"]}
             kept = {area["class_id"]: area["kept"] for area in row["areas"]}
             builder.totals.count(areas, kept, row["coverage"], row["mean_confidence"])
+            broken.update(row["violations"] or ())
+            images_breaking += bool(row["violations"])
+            accepted.update([row["accepted"]] if row["accepted"] is not None else [])
             if row["asset"] in known.evidence and shown.wants(row["asset"], row["mean_confidence"]):
                 shown.add(row["asset"], row["mean_confidence"], row["asset"])
+    if images_breaking:
+        details["rule_breaking_images"], details["broken_rules"] = images_breaking, dict(broken.most_common(TOLD_RULES))
+    if accepted:
+        details["accepted_images"], details["not_accepted_images"] = accepted[True], accepted[False]
     chosen = {asset for asset, _ in shown.chosen()}
     guides = _guides(run, known, chosen)
-    columns = [*NUMBERS, *PICTURES, "weak", "evidence_key"]
+    columns = [*NUMBERS, *PICTURES, *PREDICTED, "weak", "evidence_key"]
     for batch in run.labels.newest(columns, batch_rows=16, assets=chosen, extra=candidate):
         for row in batch.to_pylist():
             if row["evidence_key"] in guides:
@@ -95,6 +108,9 @@ def _item(row: dict[str, Any], guide: Any) -> ReportItem:
         mean_confidence=row["mean_confidence"],
         areas={area["class_id"]: area["area"] for area in row["areas"]},
         weak=row["weak"] or "",
+        predicted=None if row["predicted_miou"] is None else tuple(row[name] for name in PREDICTED),
+        accepted=bool(row["accepted"]),
+        violations=tuple(row["violations"] or ()),
     )
 
 

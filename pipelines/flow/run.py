@@ -37,6 +37,7 @@ class Run:
     knowledge: Knowledge = NOTHING
     run_id: str = ""
     head_digest: str = ""  # of what the corpus taught; see `learned`
+    quality_digest: str = ""  # of what predicts how good the labels are; see `judging`
     corpus: str = ""  # address of the whole corpus, once it is open
     started: float = field(default_factory=time.monotonic)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -67,7 +68,8 @@ class Run:
     ) -> str:
         """Everything that the label of an asset depends on, as one sha256. human: ids of the corrections, in order."""
         parts: list[object] = [evidence_key, self.classes.digest, weak_digest, self.decide_digest, *second_keys]
-        more = {name: value for name, value in (("human", list(human)), ("head", self.head_digest)) if value}
+        told = (("human", list(human)), ("head", self.head_digest), ("quality", self.quality_digest))
+        more = {name: value for name, value in told if value}
         return digest([*parts, more] if more else parts)
 
     def time_left(self) -> float | None:

@@ -14,6 +14,7 @@ from pipelines import storage
 from pipelines.corpus.base import kind
 from pipelines.forgetting.names import Names
 from pipelines.learned import FOLDER, cards
+from pipelines.quality import cards as quality
 from pipelines.tables.labels import LabelTable
 from pipelines.tracking_names import without_password
 from pipelines.training.record import RECORD, SUMMARY
@@ -158,6 +159,11 @@ def remarks(output: str) -> list[str]:
         told.append(
             f"{storage.join(output, FOLDER)}: {len(heads)} heads that the features of up to {heads[0].images:,} images "
             "were averaged into, perhaps this one's (delete the folder, and the next run fits anew and decides anew)"
+        )
+    if models := quality.cards(output):
+        told.append(
+            f"{storage.join(output, quality.FOLDER)}: {len(models)} quality models that numbers of up to "
+            f"{max(card.images for card in models):,} images with gold were averaged into, perhaps this one's"
         )
     if "://" in output:
         told.append("older versions of the objects, where the bucket keeps versions: expire them")

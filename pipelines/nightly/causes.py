@@ -12,6 +12,7 @@ INPUTS = {
     "class set": "class_set_digest",
     "decide-config": "decide_digest",
     "what the corpus taught": "head_digest",
+    "what predicts quality": "quality_digest",
     "weak labels": "weak_digest",
     "corrections": "human_digest",
 }

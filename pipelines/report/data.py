@@ -30,6 +30,8 @@ class ReportItem:
     confidence: uint8 [ceil(H/4), ceil(W/4)], 0..255 = probability 0..1. provenance: uint8, same grid, index of the
     source that decided. keep_threshold: confidence (0..1) from which a pixel is kept. coverage: share of pixels
     kept, 0..1. mean_confidence: 0..1. areas: class id -> share of the image, 0..1. weak: the weak labels in words.
+    predicted: the IoU that is expected of it and the ends of its interval, 0..1; None where nobody predicted it.
+    accepted: whether that is enough. violations: rules of the classes that the label breaks, in words.
     """
 
     asset: str
@@ -42,6 +44,9 @@ class ReportItem:
     mean_confidence: float
     areas: Mapping[int, float]
     weak: str = ""
+    predicted: tuple[float, float, float] | None = None
+    accepted: bool = False
+    violations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class Card:
     coverage: float
     mean_confidence: float
     areas: tuple[tuple[int, float], ...]
+    predicted: tuple[float, float, float] | None
+    accepted: bool
+    violations: tuple[str, ...]
 
     def uri(self, layer: str) -> str:
         return layers.data_uri(getattr(self, layer))
@@ -146,6 +149,9 @@ class ReportBuilder:
             coverage=item.coverage,
             mean_confidence=item.mean_confidence,
             areas=tuple(areas),
+            predicted=item.predicted,
+            accepted=item.accepted,
+            violations=item.violations,
         )
 
     def _bars(self, totals: Totals) -> list[Bar]:

@@ -16,6 +16,12 @@ class RankConfig(Section):
     region: float = Field(default=1.0, ge=0, description="weight of its most mixed and doubtful regions")
     uncertainty: float = Field(default=0.5, ge=0, description="weight of one minus the mean confidence")
     disagreement: float = Field(default=0.5, ge=0, description="weight of how much the sources contradict each other")
+    quality: float = Field(
+        default=0.5,
+        ge=0,
+        description="weight of one minus the predicted IoU, of labels that have one (quality.use)",
+    )
+    violations: float = Field(default=0.5, ge=0, description="weight of breaking a rule of the classes")
     region_share: float = Field(
         default=0.15, gt=0, le=1, description="side of a region as a share of the image's longer side"
     )

@@ -23,7 +23,7 @@ from pipelines.tables.pictures import read_png
 
 COLUMNS = (
     "class_map", "confidence", "provenance", "height", "width", "mean_confidence", "disagreement", "areas", "digest",
-    "evidence_key",
+    "evidence_key", "predicted_miou", "violations",
 )  # fmt: skip
 HUMAN = PROVENANCE.index("human")
 STEP = 4
@@ -90,11 +90,15 @@ def candidates(snapshot: Snapshot, config: ReviewExportConfig, exclude: set[str]
 
 
 def value_of(row: Mapping[str, Any], config: RankConfig) -> float:
-    """What a look at the image is worth: its regions' mean score, its uncertainty and its sources' disagreement."""
+    """What a look at the image is worth: its regions' mean score, its uncertainty, its sources' disagreement, how bad
+    it is predicted to be, and whether it breaks a rule."""
     regions = regions_of(row, config)
     mixed = sum(region.score for region in regions) / max(1, config.regions)
     doubt = 1 - row["mean_confidence"]
-    return float(config.region * mixed + config.uncertainty * doubt + config.disagreement * row["disagreement"])
+    value = config.region * mixed + config.uncertainty * doubt + config.disagreement * row["disagreement"]
+    if row["predicted_miou"] is not None:
+        value += config.quality * (1 - row["predicted_miou"])
+    return float(value + config.violations * bool(row["violations"]))
 
 
 def _draw(asset: str, seed: int) -> float:

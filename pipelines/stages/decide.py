@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from models.decide.types import Label, TextBank, WeakArrays
 from pipelines import weak as weak_labels
 from pipelines.classes import ClassSet
 from pipelines.stages.base import Record, StageSpec
+from pipelines.stages.judge import Judge
 from pipelines.stages.observe import fail, limit_threads
 from pipelines.tables.evidence import DATA, MASKS, EvidenceStore
 from pipelines.tables.human import HumanTable, paint
@@ -69,7 +70,8 @@ SUMMARY = pa.schema(
 @dataclass(frozen=True)
 class DecideStageConfig:
     """All that a worker needs. prefix: of the names of the files it writes; strict: a bad weak label is a failure;
-    class_ids: by observe id of evidence of the second kind, stored class id to the class set's, where they differ."""
+    class_ids: by observe id of evidence of the second kind, stored class id to the class set's, where they differ;
+    judge: what it says of finished labels."""
 
     store: EvidenceStore
     labels_url: str
@@ -85,6 +87,7 @@ class DecideStageConfig:
     created_at: datetime
     strict: bool
     class_ids: Mapping[str, Mapping[int, int]]
+    judge: Judge = field(default_factory=Judge)
 
 
 class DecideStage:
@@ -169,6 +172,7 @@ class DecideStage:
             **{name: item[name] for name in ("asset", "uri", "digest", "weak", "evidence_key", "weak_digest")},
             **{name: item[name] for name in ("label_key", "cause")},
             **self._columns(label),
+            **self.config.judge.columns(label, evidence, arrays, self.classes, self.config.text),
             "sequence": self.config.sequence,
             "removed": False,
             "height": evidence.height,

@@ -28,6 +28,11 @@ SCHEMA = pa.schema(
         ("mean_confidence", pa.float32()),
         ("disagreement", pa.float32()),
         ("areas", pa.list_(AREA)),  # share of the image, and of the kept pixels' part of it, for each class there is
+        ("predicted_miou", pa.float32()),  # the label's expected IoU, 0..1; null where nobody asked (quality.use)
+        ("predicted_low", pa.float32()),  # the ends of its interval
+        ("predicted_high", pa.float32()),
+        ("accepted", pa.bool_()),  # predicted_miou is as high as the promised share of bad labels asks for
+        ("violations", pa.list_(pa.string())),  # rules of the classes that it breaks, in words; null: not looked at
         ("weak", pa.string()),  # the weak labels that took part, canonical JSON
         ("weak_problems", pa.list_(pa.string())),
         ("evidence_key", pa.string()),
@@ -36,6 +41,7 @@ SCHEMA = pa.schema(
         ("decide_digest", pa.string()),
         ("head_digest", pa.string()),  # of what the corpus taught, "" for nothing; null in older files
         ("human_digest", pa.string()),  # of people's corrections that took part, "" for none; null in older files
+        ("quality_digest", pa.string()),  # of what predicted its quality, "" for nothing; null in older files
         ("label_key", pa.string()),  # everything that the decision came from
         ("cause", pa.string()),  # new image, new evidence, new decision, human, vanished, unreadable
         ("run_id", pa.string()),

@@ -48,6 +48,7 @@ def test_each_rule_is_told_with_the_class_to_doubt_and_its_area() -> None:
     assert told(label(kitten=9), rules(), None, tags("animal")) == [("absent", ("kitten", "animal"))]
     assert told(label(cat=9), rules(), tags("cat", "dog")) == [("missing", ("dog",))]
     assert told(label(kitten=9), rules(), tags("animal")) == [], "a kitten is an animal"
+    assert told(label(kitten=9), rules(), tags("kitten"), ~tags("kitten")) == [], "and who tags it need not say so"
 
 
 def test_specks_are_not_looked_at() -> None:

@@ -83,7 +83,7 @@ def test_classes_that_were_renamed_or_merged_are_judged_as_what_they_became(tmp_
 
 ROW = dict.fromkeys(
     ("cause", "digest", "evidence_key", "label_key", "class_set_digest", "decide_digest", "weak_digest"), "1"
-) | {"human_digest": "", "head_digest": ""}
+) | {"human_digest": "", "head_digest": "", "quality_digest": ""}
 
 
 @pytest.mark.parametrize(
