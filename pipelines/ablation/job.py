@@ -4,7 +4,6 @@ import dataclasses
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ from pipelines.ablation.present import markdown, track, write
 from pipelines.ablation.texts import Texts
 from pipelines.ablation.variants import Decisions, Variant, parts_of
 from pipelines.config import UsageError, config_digest
-from pipelines.evaluation.cases import Source, open_source
+from pipelines.evaluation.cases import Source, open_source, with_evidence
 from pipelines.flow.progress import duration, say
 from pipelines.flow.run import digest
 from pipelines.stages.observe import limit_threads
@@ -116,14 +115,7 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
 def _source(config: AblateConfig) -> Source:
     if config.gold.images is not None:
         raise UsageError("--gold.images means nothing here: photographs are read where the labels say")
-    source = open_source(config.labels, config.snapshot, config.gold)
-    shards = source.past.shards
-    rows = tuple(row for row in source.rows if row["evidence_key"] in shards)
-    if not rows:
-        raise UsageError(f"--labels: the evidence of {source.output} is gone, or was made by another run")
-    if len(rows) < len(source.rows):
-        say(f"{len(source.rows) - len(rows)} images have no evidence of the newest run, and are left out")
-    return replace(source, rows=rows)
+    return with_evidence(open_source(config.labels, config.snapshot, config.gold))
 
 
 def _choose(config: AblateConfig, given: frozenset[str], observed: ObserveConfig) -> list[Method]:

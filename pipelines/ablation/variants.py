@@ -108,7 +108,7 @@ def parts_of(source: Source, forms: tuple[WeakForm, ...] | None = None) -> list[
 
 class Decisions:
     """What each variant makes of the images. heads: by digest. observed: evidence by id and assets. banks: text by
-    id."""
+    id. step: what progress is told of."""
 
     def __init__(
         self,
@@ -118,7 +118,9 @@ class Decisions:
         observed: Callable[[str, Sequence[str]], Mapping[str, Evidence]],
         banks: Callable[[str], TextBank],
         progress_seconds: float,
+        step: str = "ablate",
     ) -> None:
+        self._step = step
         self._banks = banks
         self._parts, self._folder, self._observed = parts, storage.join(folder, "decided"), observed
         self._every, self._heads, self._texts = progress_seconds, heads, dict[tuple[str, str], TextBank]()
@@ -148,7 +150,7 @@ class Decisions:
         total = sum(size * len(missing) for size, missing in zip(sizes, todo, strict=True))
         self.decided += total
         self.kept += sum(sizes) * len(wanted) - total
-        progress = Progress("ablate", total, self._every, unit="label")
+        progress = Progress(self._step, total, self._every, unit="label")
         for number, (part, start) in enumerate(groups):
             if todo[number]:
                 stored[number] |= self._decide(part, start, todo[number], progress)
