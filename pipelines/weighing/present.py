@@ -128,9 +128,23 @@ def track(config: WeighConfig, source: Source, folder: str, name: str, result: M
     ) as tracker:
         tracker.params(config.model_dump(mode="json"))
         tracker.tags({"job": "weigh_sources", "labels": output, "gold_digest": result["gold_digest"]})
-        numbers = {"ways": result["ways"], "weights": result["weights"], "decided": result["decided"] or {}}
-        tracker.metrics(numbers, step=result["snapshot"])
         snapshot = result["snapshot"]
+        tracker.metrics(_plotted(result), step=snapshot)
         tracker.snapshot(storage.join(output, "labels"), snapshot, f"labels in {output}", "weigh_sources")
+        if result["gold"]:
+            gold = f"gold {config.gold.uri}" + (f" {config.gold.split}" if config.gold.split else "")
+            tracker.dataset(config.gold.uri, result["gold_digest"], gold, "weigh_sources")
         tracker.text(table, "weights.md")
         tracker.text(json.dumps(result, indent=2), "weights.json")
+
+
+def _plotted(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers by level; ends of intervals as numbers of their own."""
+    decided: dict[str, Any] = {}
+    for name, metrics in (result["decided"] or {}).items():
+        decided[name] = {}
+        for metric, one in metrics.items():
+            low, high = one.get("interval_95") or (None, None)
+            decided[name][metric] = {**one, "low": low, "high": high}
+    sources = {level: {one["source"]: one for one in found} for level, found in result["sources"].items()}
+    return {"sources": sources, "ways": result["ways"], "weights": result["weights"], "decided": decided}
