@@ -101,8 +101,11 @@ def write(folder: str, result: Mapping[str, Any], table: str) -> dict[str, str]:
     """Write weights.yaml, weights.json and weights.md; their addresses."""
     files = {kind: storage.join(folder, f"weights.{kind}") for kind in ("yaml", "json", "md")}
     comments = ["Learned by weigh_sources.py. Give this file to label_corpus.py --config, after the run's own."]
-    if result["decided"] is not None:
-        comments += [_verdict(result["decided"])]
+    comments += [
+        "NOT JUDGED: there was no gold. Sources that err together are believed too much."
+        if result["decided"] is None
+        else _verdict(result["decided"])
+    ]
     head = "".join(f"# {line}\n" for line in comments)
     storage.write_bytes(files["yaml"], (head + yaml.safe_dump({"decide": dict(result["weights"])})).encode())
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

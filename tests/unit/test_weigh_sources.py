@@ -243,7 +243,8 @@ def test_without_gold_agreement_with_the_published_labels_is_all_that_is_told(ru
     for one in result["sources"]["pixels"]:
         assert one["accuracy_with_gold"] is one["right_on_gold"] is None and 0 <= one["agrees_with_published"] <= 1
     assert "tags" not in {one["source"] for one in result["sources"]["images"]}
-    assert yaml.safe_load(Path(found["yaml"]).read_text()) == {"decide": found["weights"]}
+    settings = Path(found["yaml"]).read_text()
+    assert yaml.safe_load(settings) == {"decide": found["weights"]} and "NOT JUDGED: there was no gold" in settings
 
 
 def test_what_cannot_be_weighed_is_told(labeled: Path, run: Any, tmp_path: Path) -> None:
