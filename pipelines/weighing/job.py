@@ -101,7 +101,8 @@ def _images(config: WeighConfig) -> tuple[Source | None, Source]:
     )[: config.sample.images]
     if not rest and golden is None:
         raise UsageError("--sample.images 0: without gold there is nothing to learn from")
-    return golden, replace(source, rows=tuple(rest))
+    # One past run: its text is embedded once.
+    return golden, replace(source, rows=tuple(rest), past=golden.past if golden else source.past)
 
 
 def _identity(parts: Sequence[Part]) -> list[Any]:
