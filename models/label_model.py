@@ -5,8 +5,8 @@ Error-Rates Using the EM Algorithm", Applied Statistics 1979; as the label model
 whose honest baselines, the majority vote and a few-shot logistic regression, stand beside it.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,24 +19,32 @@ Proba = npt.NDArray[np.float32]
 Gold = tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]
 
 
+def _option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and, for numbers, its inclusive range."""
+    metadata: dict[str, Any] = {"help": text}
+    if low is not None:
+        metadata["range"] = (low, high)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class LabelModelConfig:
-    """How sources are believed to err."""
+    """how sources are believed to err"""
 
-    confusion: Literal["symmetric", "class"] = "symmetric"
-    """symmetric: one accuracy for each source, its errors are spread evenly; class: a confusion matrix for each."""
-    iterations: int = 100
-    """Steps of EM at most."""
-    tolerance: float = 1e-5
-    """EM ends when no probability moved by more than this."""
-    smoothing: float = 1.0
-    """Votes that each source is credited with beforehand, right as often as `expected` says."""
-    expected: float = 0.7
-    """Accuracy of a source that nothing is known of, 0..1."""
-    gold_weight: float = 1.0
-    """How much an item of gold counts against one without; above 1 where gold is rare beside the rest."""
-    learn_prior: bool = True
-    """Whether the share of each class is learned too, where no prior is given."""
+    confusion: Literal["symmetric", "class"] = _option(
+        "symmetric",
+        "symmetric: one accuracy for each source, its errors are spread evenly; class: a confusion matrix for each",
+    )
+    iterations: int = _option(100, "steps of EM at most", 1, 10_000)
+    tolerance: float = _option(1e-5, "EM ends when no probability moved by more than this", 0.0, 1.0)
+    smoothing: float = _option(
+        1.0, "votes that each source is credited with beforehand, right as often as `expected` says", 0.0, 1e6
+    )
+    expected: float = _option(0.7, "accuracy of a source that nothing is known of", 0.0, 1.0)
+    gold_weight: float = _option(
+        1.0, "how much an item of gold counts against one without; above 1 where gold is rare beside the rest", 0.0, 1e6
+    )
+    learn_prior: bool = _option(True, "whether the share of each class is learned too, where no prior is given")
 
 
 @dataclass(frozen=True)

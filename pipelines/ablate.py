@@ -2,14 +2,17 @@
 
     python pipelines/ablate.py --labels out/voc --gold.uri voc:VOC2012 --gold.split train --gold.list gold100.txt
     python pipelines/ablate.py --config ablation.yaml --methods masks,regions,head --seeds 0,1,2
-    python pipelines/ablate.py --labels out/voc --gold.uri masks/ --methods flip,scales
+    python pipelines/ablate.py --labels out/voc --gold.uri masks/ --methods flip,tiles
+    python pipelines/ablate.py --labels out/voc --gold.uri masks/ --methods words,concepts,presence --weak none
 
 Labels are decided again from stored evidence, about 20 ms each; no model sees an image, but for the methods that are
 about observing (--observe, or named). `gain` is the mean IoU with a method minus that without it, everything else as
 the labels have it; `alone` is its gain on top of text heat and what it builds on. Both with a 95 % interval: the same
 images drawn again for both sides (paired bootstrap). What a corpus teaches is fitted once for each seed, on the corpus'
-tags and no mask, and shown with its spread. A method belongs into the defaults where the interval of its gain lies
-above zero; the table marks those of which that is not so, and those that are off and should be on.
+tags and no mask, and shown with its spread; methods of text (descriptions, concepts, templates) leave it as it is.
+`--weak none` decides as if nothing were known of the images, `--weak tags` as if no more than their tags were. A method
+belongs into the defaults where the interval of its gain lies above zero; the table marks those of which that is not so,
+and those that are off and should be on.
 
 The more gold images, the narrower the intervals; choose methods on gold of the training split, and report on another.
 A method is one entry in pipelines/ablation/methods.py. Left in --output: ablation.md and ablation.json, of the last

@@ -1,7 +1,7 @@
 """What each source of one image would have called its pixels by itself, for a label model to weigh them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,19 @@ Votes = npt.NDArray[np.int16]
 
 @dataclass(frozen=True)
 class VoteConfig:
-    """How sure a source has to be."""
+    """how sure a source has to be"""
 
-    band: float = 0.1
-    """A source abstains where its strongest class is nearer than this to the background threshold."""
-    background: bool = True
-    """Whether strengths below that are votes for the background; false: the source abstains there."""
+    band: float = field(
+        default=0.1,
+        metadata={
+            "help": "a source abstains where its strongest class is nearer than this to the background threshold",
+            "range": (0.0, 1.0),
+        },
+    )
+    background: bool = field(
+        default=True,
+        metadata={"help": "whether strengths below that are votes for the background; false: the source abstains"},
+    )
 
 
 def source_votes(scene: Scene, config: VoteConfig | None = None, of_classes: Sequence[ClassMasks] = ()) -> Votes:
@@ -64,6 +71,19 @@ def segment_votes(votes: Votes, segments: npt.NDArray[np.integer], num_classes: 
         tally = np.bincount(index, minlength=count * num_classes).reshape(count, num_classes)
         out[:, source] = np.where(tally.any(1), tally.argmax(1), ABSTAIN)
     return out
+
+
+def bank_segments(masks: Maps) -> npt.NDArray[np.intp]:
+    """What a mask bank float32 [M, h, w], 0..1, cuts an image into: intp [h*w], 0..G-1.
+
+    A pixel belongs to the smallest mask that holds it; pixels that none holds are one segment.
+    """
+    if not len(masks):
+        return np.zeros(masks.shape[1] * masks.shape[2], np.intp)
+    inside = masks.reshape(len(masks), -1) > 0.5
+    inside = inside[np.argsort(inside.sum(1), kind="stable")]
+    smallest = np.where(inside.any(0), inside.argmax(0), len(masks))
+    return np.asarray(np.unique(smallest, return_inverse=True)[1], np.intp)
 
 
 def fusion_weights(model: LabelModel) -> Mapping[str, float]:

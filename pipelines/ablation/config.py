@@ -9,6 +9,9 @@ from pipelines.config import Section, TrackingConfig
 from pipelines.evaluation.bootstrap import RESAMPLES
 from pipelines.evaluation.config import GoldConfig
 
+WeakForm = Literal["tags", "points", "scribbles", "boxes", "partial", "noisy", "maps"]
+"""As label rows have them: captions have become tags."""
+
 
 class AblateExecutionConfig(Section):
     """where it runs; changes no number"""
@@ -35,6 +38,11 @@ class AblateConfig(Section):
         default=False,
         description="also the methods for which the photographs are observed again: "
         + ", ".join(method.name for method in METHODS if method.part == "observe"),
+    )
+    weak: tuple[WeakForm, ...] | None = Field(
+        default=None,
+        description="of the images' weak labels, those to decide with; default: all that the labels were made with; "
+        "`none` uses none, to see what matters where nothing is known of an image",
     )
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="of methods that are fitted")
     resamples: int = Field(default=RESAMPLES, ge=100, le=100_000, description="of the bootstrap over images")

@@ -4,7 +4,6 @@ import dataclasses
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,11 +14,12 @@ from pipelines import storage
 from pipelines.ablation.compare import MISSED, UNPROVEN, Comparison, Pair, compare, metrics_of, rounded, verdict
 from pipelines.ablation.config import AblateConfig
 from pipelines.ablation.heads import Fitted, Heads
-from pipelines.ablation.methods import BY_NAME, METHODS, Method, alone, nothing
+from pipelines.ablation.methods import BY_NAME, METHODS, Method, alone, beneath, nothing
 from pipelines.ablation.present import markdown, track, write
+from pipelines.ablation.texts import Texts
 from pipelines.ablation.variants import Decisions, Variant, parts_of
 from pipelines.config import UsageError, config_digest
-from pipelines.evaluation.cases import Source, open_source
+from pipelines.evaluation.cases import Source, open_source, with_evidence
 from pipelines.flow.progress import duration, say
 from pipelines.flow.run import digest
 from pipelines.stages.observe import limit_threads
@@ -30,7 +30,8 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
     started = time.monotonic()
     limit_threads(1)
     source = _source(config)
-    parts = parts_of(source)
+    parts = parts_of(source, config.weak)
+    texts = Texts(source.past)
     name = f"ablation-{digest([one.identity for one in parts] + [config_digest(source.base)])[:10]}"
     folder = storage.absolute(config.output or storage.join(source.output, "ablations", name))
     heads: dict[str, Head] = {}
@@ -44,8 +45,9 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
     def observed(observe_id: str, assets: Sequence[str]) -> Any:
         return again["photographs"].evidence(observe_id, assets)
 
-    decisions = Decisions(parts, folder, heads, observed, settings.progress_seconds)
+    decisions = Decisions(parts, folder, heads, observed, texts.bank, settings.progress_seconds)
     methods = _choose(config, decisions.given(), source.past.config.observe)
+    methods = _speaking(config, methods, texts)
     say(f"ablate: {len(methods)} methods on {len(source.rows):,} images: {', '.join(one.name for one in methods)}")
     fitted = _fit(config, source, folder, methods, heads)
     methods = [one for one in methods if one.part != "corpus" or fitted]
@@ -55,6 +57,8 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
         if method.part == "observe":
             pair, costs[method.name] = _observe(method, source, again["photographs"])
             compared.append(_observed_comparison(method, source.base, *pair))
+        elif method.part == "text":
+            compared.append(_text_comparison(method, source.base, own, texts.sides(method)))
         else:
             compared.append(_comparison(method, source.base, own, fitted))
     base, floor = Variant(source.base, own), Variant(nothing(source.base))
@@ -70,7 +74,7 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
         say(f"compare: {one.method.name}")
         numbers = compare(one, counted, metrics, config.resamples)
         numbers["seconds_per_image"] = costs.get(one.method.name, numbers["seconds_per_image"])
-        rows.append(_row(one, numbers, source, fitted, config))
+        rows.append(_row(one, numbers, source, fitted, config, texts))
     assert source.gold is not None
     result = {
         "labels": source.output,
@@ -80,6 +84,7 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
         "gold": config.gold.uri,
         "split": config.gold.split,
         "gold_digest": source.gold.digest_of(row["asset"] for row in source.rows),
+        "weak": None if config.weak is None else list(config.weak),
         "decide": dataclasses.asdict(source.base),
         "config_digest": config_digest(source.base),
         "command": shlex.join(["python", "pipelines/ablate.py", *argv]),
@@ -110,14 +115,7 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
 def _source(config: AblateConfig) -> Source:
     if config.gold.images is not None:
         raise UsageError("--gold.images means nothing here: photographs are read where the labels say")
-    source = open_source(config.labels, config.snapshot, config.gold)
-    shards = source.past.shards
-    rows = tuple(row for row in source.rows if row["evidence_key"] in shards)
-    if not rows:
-        raise UsageError(f"--labels: the evidence of {source.output} is gone, or was made by another run")
-    if len(rows) < len(source.rows):
-        say(f"{len(source.rows) - len(rows)} images have no evidence of the newest run, and are left out")
-    return replace(source, rows=rows)
+    return with_evidence(open_source(config.labels, config.snapshot, config.gold))
 
 
 def _choose(config: AblateConfig, given: frozenset[str], observed: ObserveConfig) -> list[Method]:
@@ -139,6 +137,15 @@ def _choose(config: AblateConfig, given: frozenset[str], observed: ObserveConfig
         if one in chosen:
             say(f"{one.name}: the labels were observed with it; left out")
     return [one for one in chosen if one not in used]
+
+
+def _speaking(config: AblateConfig, methods: Sequence[Method], texts: Texts) -> list[Method]:
+    """Without the methods of text that say nothing of these classes. Raises UsageError where one is named."""
+    silent = [one.name for one in methods if one.part == "text" and len(set(texts.sides(one))) == 1]
+    for name in silent:
+        if name in config.methods:
+            raise UsageError(f"--methods {name}: there are no such words for these classes; leave it out")
+    return [one for one in methods if one.name not in silent]
 
 
 def _fit(
@@ -167,9 +174,21 @@ def _comparison(method: Method, base: DecideConfig, own: str, fitted: Sequence[F
     return Comparison(method, _pair(on, off, digests), _pair(alone_on, alone_off, digests))
 
 
-def _pair(on: DecideConfig, off: DecideConfig, heads: Sequence[str], observed: tuple[str, str] = ("", "")) -> Pair:
-    sides = ((on, observed[0]), (off, observed[1]))
-    with_it, without = (tuple(Variant(one, head, seen).plain() for head in heads) for one, seen in sides)
+def _text_comparison(method: Method, base: DecideConfig, own: str, text: tuple[str, str]) -> Comparison:
+    """text: ids with and without. Within: beside the labels' own head, as the run decides; alone: on text heat."""
+    floor = beneath(method, base)
+    return Comparison(method, _pair(base, base, (own,), text=text), _pair(floor, floor, (own,), text=text))
+
+
+def _pair(
+    on: DecideConfig,
+    off: DecideConfig,
+    heads: Sequence[str],
+    observed: tuple[str, str] = ("", ""),
+    text: tuple[str, str] = ("", ""),
+) -> Pair:
+    sides = zip((on, off), observed, text, strict=True)
+    with_it, without = (tuple(Variant(one, head, seen, told).plain() for head in heads) for one, seen, told in sides)
     return Pair(with_it, without)
 
 
@@ -196,11 +215,18 @@ def _observed_comparison(method: Method, base: DecideConfig, on: str, off: str) 
 
 
 def _row(
-    one: Comparison, numbers: dict[str, Any], source: Source, fitted: Sequence[Fitted], config: AblateConfig
+    one: Comparison,
+    numbers: dict[str, Any],
+    source: Source,
+    fitted: Sequence[Fitted],
+    config: AblateConfig,
+    texts: Texts,
 ) -> dict[str, Any]:
     method = one.method
     told = [fit.seconds for fit in fitted if fit.seconds is not None] if method.part == "corpus" else []
     in_run = method.is_on(source.base) and (method.part != "corpus" or bool(source.past.head_digest))
+    if method.part == "text":
+        in_run = texts.is_on(method)
     return {
         "name": method.name,
         "title": method.title,

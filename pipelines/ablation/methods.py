@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from models.decide.config import HEAT_ONLY, DecideConfig
 from models.observe_config import ObserveConfig
+from pipelines.class_builtins import TEMPLATES
 from pipelines.config import LabelConfig
 
 
@@ -15,17 +16,18 @@ from pipelines.config import LabelConfig
 class Method:
     """One method, and the settings that switch it.
 
-    part: decide; corpus, what all images together teach, fitted with a seed; or observe, for which the photographs are
-    observed again. off: fields of DecideConfig and the values with which it does nothing. on: their values where the
-    run has it off; default: DecideConfig's own. Of an observe method: on, fields of ObserveConfig such as clip.flip.
-    against: the fields of ObserveConfig that it needs, with and without it. builds_on: methods without which it does
-    nothing; alone, it stands on them.
+    part: decide; text, what *decide* is told in words; corpus, what all images together teach, fitted with a seed; or
+    observe, for which the photographs are observed again. off: fields of DecideConfig and the values with which it does
+    nothing. on: their values where the run has it off; default: DecideConfig's own. Of an observe method: on, fields of
+    ObserveConfig such as clip.flip. against: the fields of ObserveConfig that it needs, with and without it. Of a text
+    method: on, fields of TextConfig, or the class set's templates; pipelines/ablation/texts.py switches them.
+    builds_on: methods without which it does nothing; alone, it stands on them.
     """
 
     name: str
     title: str
     paper: str
-    part: Literal["decide", "corpus", "observe"] = "decide"
+    part: Literal["decide", "text", "corpus", "observe"] = "decide"
     off: Mapping[str, Any] = field(default_factory=dict)
     on: Mapping[str, Any] = field(default_factory=dict)
     against: Mapping[str, Any] = field(default_factory=dict)
@@ -63,6 +65,9 @@ class Method:
         label = LabelConfig.model_validate({"corpus": "", "output": ""})
         if self.part == "observe":
             return self.observe(label.observe) == label.observe
+        if self.part == "text":
+            told = {**dict(label.text), "templates": TEMPLATES}
+            return all(told[name] == value for name, value in self.on.items())
         asked = {"heat": label.heat.kind != "none", "student": bool(label.students)}
         learned = self.part != "corpus" or label.learn.enabled
         return self.is_on(label.decide) and learned and all(asked.get(need, True) for need in self.needs)
@@ -83,6 +88,28 @@ METHODS = (
     Method("par", "pixel-adaptive refinement", "Ru et al., AFA, CVPR 2022", off={"par_strength": 0.0}),
     Method("guided", "guided upsampling", "He et al., Guided Image Filtering, 2013", off={"guided_strength": 0.0}),
     Method("words", "background words", "Lin et al., CLIP-ES, CVPR 2023", off={"background_words_weight": 0.0}),
+    Method(
+        "descriptions",
+        "what classes look like",
+        "AttrSeg, NeurIPS 2023; ExCEL, CVPR 2025",
+        part="text",
+        on={"descriptions": "builtin"},
+    ),
+    Method(
+        "concepts",
+        "more background words",
+        "Lin et al., CLIP-ES, CVPR 2023",
+        part="text",
+        on={"concepts": True},
+        builds_on=("words",),
+    ),
+    Method(
+        "templates",
+        "several sentences for a word",
+        "Radford et al., CLIP, 2021",
+        part="text",
+        on={"templates": TEMPLATES},
+    ),
     Method("head", "head learned from the corpus", "ours", part="corpus", off={"head_weight": 0.0}),
     Method(
         "likeness",
@@ -168,8 +195,13 @@ def nothing(config: DecideConfig) -> DecideConfig:
 
 def alone(method: Method, config: DecideConfig) -> tuple[DecideConfig, DecideConfig]:
     """(with, without) it on top of everything off and what it builds on; its settings are the config's."""
+    floor = method.without(beneath(method, config))
+    return method.within(floor, config), floor
+
+
+def beneath(method: Method, config: DecideConfig) -> DecideConfig:
+    """Everything off but what a method builds on."""
     floor = nothing(config)
     for name in method.builds_on:
         floor = BY_NAME[name].within(floor, config)
-    floor = method.without(floor)
-    return method.within(floor, config), floor
+    return floor

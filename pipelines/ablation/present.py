@@ -52,6 +52,17 @@ def markdown(result: Mapping[str, Any]) -> str:
             f"Learned from the corpus: mean ± standard deviation over the seeds {result['seeds']}, interval of the "
             "mean over seeds. It stays as it is while another method is off; fit s by the clock."
         )
+    if any(row["part"] == "text" for row in result["methods"]):
+        notes.append(
+            "Methods of text: alone is on text heat; within, what the corpus taught stays as it is, and was learned "
+            "from labels that were made with the text of the run."
+        )
+    if result["weak"] is not None:
+        used = ", ".join(result["weak"]) or "none at all"
+        notes.append(
+            f"Of the images' weak labels these were used: {used}. What the corpus taught (from all tags, those of "
+            "these images too), and evidence that points, boxes or heat asked for, are as the labels have them."
+        )
     if any(row["part"] == "observe" for row in result["methods"]):
         notes.append(
             "observe: photographs observed again with and without, on this machine, and compared without what the "

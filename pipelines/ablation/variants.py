@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from models.decide.types import TextBank
 from models.evidence import Evidence
 from models.metrics import Confusion
 from pipelines import storage
+from pipelines import weak as weak_labels
+from pipelines.ablation.config import WeakForm
 from pipelines.evaluation.cases import Case, Cases, Source, given, load
 from pipelines.flow.progress import Progress
 from pipelines.flow.run import digest
@@ -35,11 +38,12 @@ GROUP_IMAGES = 16
 @dataclass(frozen=True)
 class Variant:
     """One way to decide. head: digest of what the corpus taught, "" for nothing. observed: id of the evidence, "" for
-    the stored one."""
+    the stored one. text: id of what is told in words, "" for what the labels were told."""
 
     decide: DecideConfig
     head: str = ""
     observed: str = ""
+    text: str = ""
 
     def plain(self) -> "Variant":
         """The same without a head that has no say, so that what is equal is decided once."""
@@ -55,10 +59,14 @@ class Counted:
 
 
 class Part:
-    """Some of the images, loaded when something is still to be decided of them."""
+    """Some of the images, loaded when something is still to be decided of them. forms: of the weak labels, those that
+    are used; None: all."""
 
-    def __init__(self, source: Source, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.source, self.rows = source, rows
+    def __init__(
+        self, source: Source, rows: Sequence[Mapping[str, Any]], forms: tuple[WeakForm, ...] | None = None
+    ) -> None:
+        self.source, self.forms = source, forms
+        self.rows = rows if forms is None else [_with_forms(row, forms) for row in rows]
 
     @cached_property
     def identity(self) -> str:
@@ -68,7 +76,8 @@ class Part:
         for row in self.rows:
             gold.read(str(gold.name_of(row["asset"])))
         keys = [[row["asset"], row["label_key"]] for row in self.rows]
-        return digest([keys, past.observe_id, past.classes.digest, past.clip_digest, gold.digest_of(_assets(self))])
+        parts = [keys, past.observe_id, past.classes.digest, past.clip_digest, gold.digest_of(_assets(self))]
+        return digest(parts if self.forms is None else [*parts, sorted(self.forms)])
 
     @cached_property
     def cases(self) -> Cases:
@@ -87,13 +96,19 @@ def _assets(part: Part) -> list[str]:
     return [row["asset"] for row in part.rows]
 
 
-def parts_of(source: Source) -> list[Part]:
+def _with_forms(row: Mapping[str, Any], forms: Sequence[WeakForm]) -> dict[str, Any]:
+    weak = weak_labels.select_forms(json.loads(row["weak"] or "{}"), forms)
+    return {**row, "weak": json.dumps(weak)}
+
+
+def parts_of(source: Source, forms: tuple[WeakForm, ...] | None = None) -> list[Part]:
     rows = source.rows
-    return [Part(source, rows[i : i + PART_IMAGES]) for i in range(0, len(rows), PART_IMAGES)]
+    return [Part(source, rows[i : i + PART_IMAGES], forms) for i in range(0, len(rows), PART_IMAGES)]
 
 
 class Decisions:
-    """What each variant makes of the images. heads: by digest. observed: evidence by id and assets."""
+    """What each variant makes of the images. heads: by digest. observed: evidence by id and assets. banks: text by
+    id. step: what progress is told of."""
 
     def __init__(
         self,
@@ -101,10 +116,14 @@ class Decisions:
         folder: str,
         heads: Mapping[str, Head],
         observed: Callable[[str, Sequence[str]], Mapping[str, Evidence]],
+        banks: Callable[[str], TextBank],
         progress_seconds: float,
+        step: str = "ablate",
     ) -> None:
+        self._step = step
+        self._banks = banks
         self._parts, self._folder, self._observed = parts, storage.join(folder, "decided"), observed
-        self._every, self._heads, self._texts = progress_seconds, heads, dict[str, TextBank]()
+        self._every, self._heads, self._texts = progress_seconds, heads, dict[tuple[str, str], TextBank]()
         self.decided = self.kept = 0
         self._warm = False
 
@@ -131,7 +150,7 @@ class Decisions:
         total = sum(size * len(missing) for size, missing in zip(sizes, todo, strict=True))
         self.decided += total
         self.kept += sum(sizes) * len(wanted) - total
-        progress = Progress("ablate", total, self._every, unit="label")
+        progress = Progress(self._step, total, self._every, unit="label")
         for number, (part, start) in enumerate(groups):
             if todo[number]:
                 stored[number] |= self._decide(part, start, todo[number], progress)
@@ -173,13 +192,15 @@ class Decisions:
         return np.stack([np.diag(counts), counts.sum(1), counts[:, :classes].sum(0)]), seconds
 
     def _text(self, cases: Cases, variant: Variant) -> TextBank:
-        if variant.head not in self._texts:
-            self._texts[variant.head] = replace(cases.text, head=self._heads.get(variant.head))
-        return self._texts[variant.head]
+        key = variant.text, variant.head
+        if key not in self._texts:
+            bank = self._banks(variant.text) if variant.text else cases.text
+            self._texts[key] = replace(bank, head=self._heads.get(variant.head))
+        return self._texts[key]
 
     def _key(self, variant: Variant) -> str:
         told = [dataclasses.asdict(variant.decide), variant.head, variant.observed, DECIDE_VERSION]
-        return digest(told)[:32]
+        return digest([*told, variant.text] if variant.text else told)[:32]
 
     def _address(self, part: Part, start: int) -> str:
         return storage.join(self._folder, f"{part.identity[:32]}-{start}.npz")

@@ -112,6 +112,17 @@ def open_source(labels: str, snapshot: int | None, told: GoldConfig | None) -> S
     return Source(output, snapshot, past, gold, matching, tuple(sorted(rows, key=lambda row: str(row["asset"]))))
 
 
+def with_evidence(source: Source) -> Source:
+    """The source without the images whose evidence is gone, which are told. Raises UsageError where none is left."""
+    shards = source.past.shards
+    rows = tuple(row for row in source.rows if row["evidence_key"] in shards)
+    if not rows:
+        raise UsageError(f"--labels: the evidence of {source.output} is gone, or was made by another run")
+    if len(rows) < len(source.rows):
+        say(f"{len(source.rows) - len(rows)} images have no evidence of the newest run, and are left out")
+    return replace(source, rows=rows)
+
+
 def load(source: Source, rows: Sequence[Mapping[str, Any]]) -> Cases:
     """Decode these of the source's rows, in their order. Images whose evidence is gone are told and left out.
 

@@ -15,6 +15,7 @@ from small_models import write_clip, write_sam
 from models import evidence as evidence_record
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
+from models.decide.types import TextBank
 from models.metrics import Confusion
 from pipelines import ablate as script
 from pipelines import weak as weak_labels
@@ -22,14 +23,16 @@ from pipelines.ablation import heads, variants
 from pipelines.ablation.compare import HELPS, MISSED, OFF, UNPROVEN, Comparison, Metric, Pair, compare, verdict
 from pipelines.ablation.config import AblateConfig
 from pipelines.ablation.job import _choose, _sides
-from pipelines.ablation.methods import BY_NAME, METHODS, alone, nothing
+from pipelines.ablation.methods import BY_NAME, METHODS, alone, beneath, nothing
 from pipelines.ablation.present import markdown, write
+from pipelines.ablation.texts import PLAIN, SWITCHES
 from pipelines.ablation.variants import Counted, Variant
-from pipelines.config import LabelConfig, UsageError
+from pipelines.config import LabelConfig, TextConfig, UsageError
 from pipelines.evaluation.runs import PastRun
 from pipelines.flow.job import label_corpus
 from pipelines.learned import cards
 from pipelines.tables.labels import LabelTable
+from pipelines.text import knowledge, text_bank
 
 IMAGES = 8
 LABELS_COLUMNS = ["asset", "weak", "evidence_key", "run_id"]
@@ -89,17 +92,19 @@ def run(labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
     return run
 
 
-def miou_by_hand(folder: Path, config: DecideConfig, head: bool = True) -> float:
-    """Mean IoU of what `decide` makes of the stored evidence."""
+def miou_by_hand(
+    folder: Path, config: DecideConfig, head: bool = True, tags: bool = True, bank: TextBank | None = None
+) -> float:
+    """Mean IoU of what `decide` makes of the stored evidence. bank: another text than the run's."""
     rows = [r for b in LabelTable(str(folder / "out" / "labels")).newest(LABELS_COLUMNS) for r in b.to_pylist()]
     past = PastRun.load(str(folder / "out"), rows[0]["run_id"])
-    text = past.text if head else dataclasses.replace(past.text, head=None)
+    text = dataclasses.replace(bank or past.text, head=past.text.head if head else None)
     weak_of = {row["evidence_key"]: row for row in rows}
     confusion = Confusion(4)
     for stored in past.evidence(weak_of):
         evidence = evidence_record.decode(stored)
         size, row = (evidence.height, evidence.width), weak_of[stored["evidence_key"]]
-        valid, _ = weak_labels.validate(json.loads(row["weak"]), past.classes, size)
+        valid, _ = weak_labels.validate(json.loads(row["weak"]) if tags else {}, past.classes, size)
         arrays = weak_labels.to_arrays(valid, past.classes, *size)
         label = decide(evidence, text, past.classes.arrays(), arrays, config)
         with Image.open(folder / "gold" / row["asset"].replace(".jpg", ".png")) as mask:
@@ -135,6 +140,60 @@ def test_methods_are_worth_what_deciding_by_hand_says(labeled: Path, run: Any, t
     assert card.images == IMAGES and len(cards(str(labeled / "out"))) == 1
     assert head["fit_seconds"] is not None
     check_the_table(result, Path(found["markdown"]).read_text())
+
+
+def test_methods_of_text_are_worth_what_their_text_bank_says(labeled: Path, run: Any) -> None:
+    names = ("descriptions", "concepts", "templates")
+    code, found, err = run("--methods", ",".join(names))
+    assert code == 0, err
+    rows = {row["name"]: row for row in json.loads(Path(found["json"]).read_text())["methods"]}
+    assert [(rows[name]["default"], rows[name]["on_in_labels"]) for name in names] == [
+        (False, False), (False, False), (True, True)]  # fmt: skip
+    past = PastRun.load(str(labeled / "out"), max(p.name for p in (labeled / "out" / "runs").iterdir()))
+    clip = str(labeled / "clip")
+    looks = knowledge(TextConfig(descriptions="builtin"), past.classes, "")
+    more = knowledge(TextConfig(concepts=True), past.classes, "")
+    one = dataclasses.replace(past.classes, templates=(PLAIN,))
+    banks = {
+        "descriptions": (text_bank(clip, past.classes, looks), None),
+        "concepts": (text_bank(clip, past.classes, more), None),
+        "templates": (None, text_bank(clip, one)),
+    }
+    base = DecideConfig()
+    for name, sides in banks.items():
+        floor = beneath(BY_NAME[name], base)
+        for side, bank in zip(("with", "without"), sides, strict=True):
+            within = miou_by_hand(labeled, base, bank=bank)
+            assert rows[name][side]["miou"]["mean"] == pytest.approx(within, abs=1e-5), (name, side)
+            alone_there = miou_by_hand(labeled, floor, head=False, bank=bank)
+            assert rows[name]["alone"]["miou"][side]["mean"] == pytest.approx(alone_there, abs=1e-5), (name, side)
+        assert rows[name]["alone"]["miou"]["gain"]["mean"] != 0
+    assert "what the corpus taught stays as it is" in Path(found["markdown"]).read_text()
+
+
+def test_methods_are_compared_where_nothing_is_known_of_the_images(labeled: Path, run: Any) -> None:
+    code, told, err = run("--methods", "par")
+    assert code == 0, err
+    with_tags = json.loads(Path(told["json"]).read_text())
+    # The same folder: what was decided with tags is nothing that is known without.
+    code, found, err = run("--methods", "par,presence", "--weak", "none")
+    assert code == 0 and found["known"] == 0, err
+    result = json.loads(Path(found["json"]).read_text())
+    base = DecideConfig()
+    blind = miou_by_hand(labeled, base, tags=False)
+    assert with_tags["everything"]["miou"] == pytest.approx(miou_by_hand(labeled, base), abs=1e-5)
+    assert result["everything"]["miou"] == pytest.approx(blind, abs=1e-5) != with_tags["everything"]["miou"]
+    (presence,) = [row for row in result["methods"] if row["name"] == "presence"]
+    off = BY_NAME["presence"].without(base)
+    assert presence["without"]["miou"]["mean"] == pytest.approx(miou_by_hand(labeled, off, tags=False), abs=1e-5)
+    assert "weak labels these were used: none at all" in Path(found["markdown"]).read_text()
+    code, again, _ = run("--methods", "par", "--weak", "tags")
+    # Of these images there is nothing but tags, and yet it was asked for in another way.
+    assert code == 0 and json.loads(Path(again["json"]).read_text())["everything"] == with_tags["everything"]
+    code, _, err = run("--methods", "tag_area", "--weak", "none")
+    assert code == 2 and "these images have nothing of what it needs (named)" in err
+    code, _, err = run("--weak", "captions")
+    assert code == 2 and "weak" in err
 
 
 def check_the_table(result: dict[str, Any], table: str) -> None:
@@ -214,6 +273,9 @@ def test_every_method_can_be_switched(method: Any) -> None:
         observe = LabelConfig(corpus="", output="").observe
         assert method.observe(observe) != observe and not method.default
         return
+    if method.part == "text":
+        assert method.name in SWITCHES and method.without(config) == config
+        return
     assert not method.is_on(method.without(config))
     assert method.is_on(method.within(method.without(config), config))
     assert not method.is_on(nothing(config))
@@ -249,7 +311,7 @@ def test_draws_without_a_metrics_classes_say_nothing_of_it(tmp_path: Path) -> No
     plain = ("labels", "gold", "gold_digest", "config_digest", "command", "split")
     numbers = {"everything": {"miou": 1.0, "miou_voc7": None}, "nothing": {"miou": 0.5, "miou_voc7": None}}
     more = {"images": 4, "snapshot": 1, "resamples": 200, "seeds": [0], "methods": [told | row]}
-    result = dict.fromkeys(plain, "x") | numbers | more
+    result = dict.fromkeys(plain, "x") | {"weak": None} | numbers | more
     table = markdown(result)
     assert table.count("| unknown |") == 2 and "mIoU voc7 unknown with everything as the labels have it" in table
     files = write(str(tmp_path), result, table)
