@@ -118,7 +118,7 @@ class DecideConfig:
         needs="open",
     )
     presence_power: float = _setting(
-        1.0,
+        0.0,
         "a class that nobody named has its heat scaled by its presence to this power",
         0.0,
         4.0,
