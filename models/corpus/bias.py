@@ -7,8 +7,9 @@ class as to other images' regions of the class is taken away.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +85,11 @@ class BiasStats:
     count: int
     images: npt.NDArray[np.int64]
     without: npt.NDArray[np.int64]
+
+
+def image_key(embedding: Floats) -> str:
+    """What an image is called in the stats: its global embedding, which *decide* knows as well as who maps it."""
+    return embedding.astype("<f4").tobytes().hex()
 
 
 def map_background(
@@ -162,6 +168,27 @@ def remove(
         if 0 < biased.mean() <= config.max_share:
             cleaned[index].ravel()[inside[biased]] = 0
     return cleaned
+
+
+def to_arrays(stats: BiasStats) -> dict[str, npt.NDArray[np.generic]]:
+    """The stats as named arrays, to be stored; `from_arrays` is the way back."""
+    banks = [stats.background, *stats.classes]
+    return {
+        **{field.name: np.concatenate([getattr(bank, field.name) for bank in banks]) for field in fields(Bank)},
+        "sizes": np.array([len(bank.rank) for bank in banks], np.int64),
+        "total": stats.total,
+        "count": np.array(stats.count, np.int64),
+        "images": stats.images,
+        "without": stats.without,
+    }
+
+
+def from_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> BiasStats:
+    ends = np.cumsum(arrays["sizes"])[:-1]
+    cut = zip(*(np.split(arrays[field.name], ends) for field in fields(Bank)), strict=True)
+    background, *classes = (Bank(*parts) for parts in cut)
+    count = int(arrays["count"])
+    return BiasStats(background, tuple(classes), arrays["total"], count, arrays["images"], arrays["without"])
 
 
 def _centres(vectors: Floats, count: int) -> Floats:

@@ -18,7 +18,7 @@ from models.decide.decide import decide
 from models.metrics import Confusion
 from pipelines import ablate as script
 from pipelines import weak as weak_labels
-from pipelines.ablation import heads, variants
+from pipelines.ablation import fits, variants
 from pipelines.ablation.compare import HELPS, MISSED, OFF, UNPROVEN, Comparison, Metric, Pair, compare, verdict
 from pipelines.ablation.config import AblateConfig
 from pipelines.ablation.job import _choose, _sides
@@ -72,7 +72,7 @@ def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
     """Run ablate.py in this process; its exit code, its last line, and what it said."""
     local_ray.use(monkeypatch)
-    monkeypatch.setattr(heads.execution, "start_ray", lambda *settings: None)
+    monkeypatch.setattr(fits.execution, "start_ray", lambda *settings: None)
     monkeypatch.setattr(script, "keep_stdout_for_results", lambda: None)
 
     def run(*flags: object) -> tuple[int, dict[str, Any], str]:
