@@ -44,7 +44,10 @@ def fit(run: Run, tagged: Sequence[Wanted], known: Known, text: TextBank) -> tup
     except ray.exceptions.RayTaskError as error:
         raise RunFailed(f"bias: {error.cause}; --decide.bias_removal 0 goes without") from error
     enough = int(((stats.images >= CONFIG.min_images) & (stats.without >= CONFIG.min_images)).sum())
-    say(f"bias: backgrounds of images without each of {enough} of {len(stats.images)} classes")
+    say(
+        f"bias: backgrounds of images without each of {enough} of {len(stats.images)} classes"
+        + ("" if enough else "; tags have to say what images lack, too")
+    )
     return stats, stats.images.tolist()
 
 

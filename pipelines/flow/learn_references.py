@@ -44,7 +44,7 @@ def fit(run: Run, images: Sequence[Wanted], known: Known, text: TextBank, root: 
     places = {row: [(shards[key], key) for key in found] for row, found in enumerate(keys) if found}
     shared = ray.put((run.store, classes))
     mean, make = ray.remote(num_cpus=0.9)(_mean), ray.remote(num_cpus=0.9)(_reference)
-    progress = Progress("references", 2 * len(places), run.config.execution.progress_seconds, unit="class")
+    progress = Progress("references", 2 * len(places), run.config.execution.progress_seconds, unit="step")
     try:
         sums = _all([mean.remote(shared, found) for found in places.values()], progress)
         shared_mean = (np.sum([total for total, _ in sums], 0) / sum(count for _, count in sums)).astype(np.float32)

@@ -137,6 +137,28 @@ def test_methods_are_worth_what_deciding_by_hand_says(labeled: Path, run: Any, t
     check_the_table(result, Path(found["markdown"]).read_text())
 
 
+def test_what_is_learned_beside_a_head_is_made_once_and_kept_by_the_ablation(
+    labeled: Path, run: Any, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (labeled / "out").rglob("*")}
+    code, found, err = run("--methods", "references,bias")
+    assert code == 0, err
+    rows = json.loads(Path(found["json"]).read_text())["methods"]
+    assert [(row["name"], row["seeds"], row["default"]) for row in rows] == [
+        ("references", [], False),
+        ("bias", [], False),
+    ]
+    base = miou_by_hand(labeled, DecideConfig())
+    for row in rows:
+        assert row["without"]["miou"]["mean"] == pytest.approx(base, abs=1e-5)
+        assert row["fit_seconds"] is not None and row["gain"]["miou"]["interval_95"] is not None
+        assert len(cards(str(tmp_path / "ablation"), row["name"])) == 1
+    assert rows[0]["with"]["miou"] != rows[0]["without"]["miou"]
+    assert {path: path.stat().st_mtime_ns for path in (labeled / "out").rglob("*")} == before
+    code, again, err = run("--methods", "references,bias")
+    assert (code, again["decided"]) == (0, 0) and "index:" not in err
+
+
 def check_the_table(result: dict[str, Any], table: str) -> None:
     """Markdown and JSON agree."""
     lines = [line for line in table.splitlines() if line.startswith("| ")][2:]
