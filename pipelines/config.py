@@ -190,12 +190,13 @@ class LearnConfig(Section):
 
     enabled: bool = Field(
         default=True,
-        description="fit a linear head on the stored features of tagged images, and decide with it (no GPU needed)",
+        description="fit a linear head on the stored features of tagged images, and decide with it (no GPU needed); "
+        "false: nothing is learned",
     )
     use: str | None = Field(
         default=None,
-        description="another labeled output, whose newest head is used as it is; its images must have been observed in "
-        "the same way and its classes must be these",
+        description="another labeled output; what was learned there last is used as it is; its images must have been "
+        "observed in the same way and its classes must be these",
     )
     images: Count = Field(default=4000, ge=1, description="tagged images that it is fitted on, at most")
     min_tagged: int = Field(default=200, ge=1, description="with fewer tagged images nothing is learned")

@@ -11,6 +11,7 @@ import pytest
 from decide_scene import CLASSES, make_world, weak
 from small_models import write_clip, write_sam
 from test_learning import TAGGED, Place
+from test_second_evidence import run_at
 
 from models.corpus import bias
 from models.corpus.cosegment import References, reference_heat
@@ -22,7 +23,7 @@ from models.observe_config import key_fields
 from pipelines import search_corpus as script
 from pipelines.config import LabelConfig, UsageError, config_digest, parse
 from pipelines.evaluation.runs import PastRun
-from pipelines.flow import indexing
+from pipelines.flow import indexing, second
 from pipelines.forgetting.config import ForgetConfig
 from pipelines.forgetting.job import forget
 from pipelines.learned import BIAS, HEAD, REFERENCES, by_kind, cards, joined, load, save, with_a_say
@@ -151,12 +152,27 @@ def test_an_index_that_lost_a_part_is_made_anew(place: Place, labeled: dict[str,
         next(Path(root).rglob("*.rows.npy")).unlink()
 
 
+def test_an_index_can_lie_at_a_url(place: Place, labeled: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    past, root = PastRun.load(str(place.folder / "out"), labeled["run_id"]), "memory://bucket/out"
+    few = dict(list(past.shards.items())[:4])
+    for places, added in ((few, 4), (past.shards, len(past.shards) - 4), (past.shards, 0)):
+        capsys.readouterr()
+        with indexing.opened(root, past.store, places, past.shards, 5.0) as index:
+            assert index.keys() == places.keys()
+        assert (f"index: {added}/{added} images" in capsys.readouterr().err) == bool(added)
+    assert indexing.remove(root) == 5 and indexing.remove(root) == 0
+
+
 # What is stored.
 
 
-def test_what_is_off_is_no_part_of_a_key() -> None:
+def test_what_is_off_is_no_part_of_a_key(tmp_path: Path) -> None:
     values = key_fields(DecideConfig())
     assert not {"reference_weight", "bias_removal"} & values.keys() and values["head_weight"] == 1.0
+    # As they were before there was any of this: labels, and what SAM said of class heat, stay valid.
+    assert config_digest(DecideConfig()).startswith("cc3aa7dbb09c3104")
+    [heat] = second.kinds(run_at(tmp_path))
+    assert heat.run.observe_id.startswith("a819f77c8132ac12")
     asked = config_digest(DecideConfig(reference_weight=0.5))
     assert len({config_digest(DecideConfig()), asked, config_digest(DecideConfig(bias_removal=0.5))}) == 3
     assert joined({HEAD: "a"}) == "a" and by_kind("a") == {HEAD: "a"} and by_kind("") == {}
