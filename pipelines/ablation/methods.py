@@ -91,7 +91,7 @@ METHODS = (
         "ReCo, NeurIPS 2022",
         part="corpus",
         off={"reference_weight": 0.0},
-        on={"reference_weight": 0.33},
+        on={"reference_weight": 0.2},
     ),
     Method(
         "bias",
