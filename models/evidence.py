@@ -12,6 +12,7 @@ from PIL import Image
 ENCODING_VERSION = 1
 FEATURE_RANK = 64  # Directions kept of the patch features of an image.
 LEVEL = 17  # Step of the stored mask probabilities: 16 levels, 0, 17, .. 255.
+FEATURES = ("grid", "features", "features_scale")  # The columns that `decode_features` reads.
 GUIDE_QUALITY = 90  # JPEG; its blocks stay below what refinement takes for an edge.
 
 
@@ -116,19 +117,24 @@ def decode_bank(row: Mapping[str, Any]) -> MaskBank:
 
 def decode(row: Mapping[str, Any]) -> Evidence:
     """The evidence that a row of `encode` holds, up to its quantisation."""
+    return Evidence(
+        height=row["height"],
+        width=row["width"],
+        features=decode_features(row),
+        embedding=np.frombuffer(row["embedding"], "<f4"),
+        bank=decode_bank(row),
+        guide=np.asarray(Image.open(io.BytesIO(row["guide"])).convert("RGB")),
+    )
+
+
+def decode_features(row: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """The features alone, float32 [h, w, D], of a row with FEATURES."""
     height, width, dimension, rank = row["grid"]
     scale = np.frombuffer(row["features_scale"], "<f4")
     basis = np.frombuffer(row["features"], "<f2", count=rank * dimension).reshape(rank, dimension)
     coordinates = np.frombuffer(row["features"], np.int8, offset=2 * rank * dimension).reshape(-1, rank)
     features = (coordinates * scale) @ basis.astype(np.float32)
-    return Evidence(
-        height=row["height"],
-        width=row["width"],
-        features=features.reshape(height, width, dimension),
-        embedding=np.frombuffer(row["embedding"], "<f4"),
-        bank=decode_bank(row),
-        guide=np.asarray(Image.open(io.BytesIO(row["guide"])).convert("RGB")),
-    )
+    return features.reshape(height, width, dimension)
 
 
 def _encode_features(features: npt.NDArray[np.float32]) -> tuple[bytes, npt.NDArray[np.float32]]:

@@ -138,18 +138,14 @@ class ObserveConfig:
     )
 
 
-def key_fields(config: ObserveConfig) -> dict[str, Any]:
-    """The config as it enters the evidence key: every field, but a later one only where it is not at its default, so
-    that evidence from before it existed stays valid."""
-    return _key_fields(config)
-
-
-def _key_fields(part: Any) -> dict[str, Any]:
+def key_fields(config: Any) -> dict[str, Any]:
+    """A config, a dataclass, as it enters keys: every field, but a later one only where it is not at its default, so
+    that what was made before it existed stays valid."""
     found: dict[str, Any] = {}
-    for one in fields(part):
-        value = getattr(part, one.name)
+    for one in fields(config):
+        value = getattr(config, one.name)
         if not (one.metadata.get("later") and value == one.default):
-            found[one.name] = _key_fields(value) if is_dataclass(value) else value
+            found[one.name] = key_fields(value) if is_dataclass(value) else value
     return found
 
 

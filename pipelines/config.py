@@ -1,6 +1,5 @@
 """The settings of the labeling job: one typed tree, from YAML, then environment, then flags."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from models.decide.config import DecideConfig
-from models.observe_config import HeatPromptConfig, ObserveConfig
+from models.observe_config import HeatPromptConfig, ObserveConfig, key_fields
 from pipelines import config_cli
 from pipelines.config_cli import UsageError
 from pipelines.config_schema import DURATION
@@ -191,12 +190,13 @@ class LearnConfig(Section):
 
     enabled: bool = Field(
         default=True,
-        description="fit a linear head on the stored features of tagged images, and decide with it (no GPU needed)",
+        description="fit a linear head on the stored features of tagged images, and decide with it (no GPU needed); "
+        "false: nothing is learned",
     )
     use: str | None = Field(
         default=None,
-        description="another labeled output, whose newest head is used as it is; its images must have been observed in "
-        "the same way and its classes must be these",
+        description="another labeled output; what was learned there last is used as it is; its images must have been "
+        "observed in the same way and its classes must be these",
     )
     images: Count = Field(default=4000, ge=1, description="tagged images that it is fitted on, at most")
     min_tagged: int = Field(default=200, ge=1, description="with fewer tagged images nothing is learned")
@@ -208,6 +208,13 @@ class LearnConfig(Section):
         "fitted on, as a share",
     )
     seed: int = Field(default=0, ge=0, description="of which images and patches, and in which order")
+    reference_images: int = Field(
+        default=24,
+        ge=1,
+        le=200,
+        description="decide.reference_weight > 0: images that a class's reference is made of, at most: those of its "
+        "tag that are closest to its text; of all images where tags do not say",
+    )
 
 
 class QualityUseConfig(Section):
@@ -357,5 +364,5 @@ def parse(
 
 def config_digest(section: Any) -> str:
     """sha256, hex, of a section's values: equal for equal settings, whatever they came from."""
-    values = section.model_dump(mode="json") if isinstance(section, BaseModel) else dataclasses.asdict(section)
+    values = section.model_dump(mode="json") if isinstance(section, BaseModel) else key_fields(section)
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

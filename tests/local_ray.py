@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.flow import deciding, job, observing
+from pipelines.flow import deciding, indexing, job, observing
 from pipelines.text import text_bank
 
 
@@ -93,7 +93,7 @@ def local_ray() -> ModuleType:
 def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run jobs in this process from here on."""
     monkeypatch.setitem(sys.modules, "ray", local_ray())
-    for module in (deciding, observing):
+    for module in (deciding, indexing, observing):
         monkeypatch.setattr(module, "set_up_data", lambda: None)
     monkeypatch.setattr(job, "_start_ray", lambda config: None)
     monkeypatch.setattr(

@@ -9,6 +9,7 @@ from typing import Any
 
 from models.decide.config import DecideConfig
 from models.decide.decide import DECIDE_VERSION
+from models.observe_config import key_fields
 from pipelines import storage
 from pipelines.config import UsageError
 from pipelines.evaluation.cases import Cases, given, load
@@ -59,7 +60,7 @@ def _claim(config: TuneLabelsConfig, source: Source, space: LabelSpace) -> Path:
         "what is searched on": source.identity(),
         "objective": list(config.objective),
         "space": [dataclasses.asdict(one) for one in space.dimensions],
-        "settings that are not searched": dataclasses.asdict(space.base),
+        "settings that are not searched": key_fields(space.base),
         "seed": config.seed,
         "holdout": config.holdout,
         "early_stop": config.early_stop,

@@ -7,8 +7,10 @@ class as to other images' regions of the class is taken away.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,9 +71,9 @@ class Bank:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BiasStats:
-    """What one image, or a corpus, knows of backgrounds and classes.
+    """What one image, or a corpus, knows of backgrounds and classes; compared by identity.
 
     background: centroids of backgrounds. classes: C banks of centroids of the classes' regions. total: float64 [D] and
     count: sum over patches of their unit features, and how many. images: int64 [C], images that may hold each class;
@@ -84,6 +86,11 @@ class BiasStats:
     count: int
     images: npt.NDArray[np.int64]
     without: npt.NDArray[np.int64]
+
+
+def image_key(embedding: Floats) -> str:
+    """What an image is called in the stats: its global embedding, which *decide* knows as well as who maps it."""
+    return embedding.astype("<f4").tobytes().hex()
 
 
 def map_background(
@@ -146,22 +153,44 @@ def remove(
     """
     cleaned = np.array(heat, np.float32)
     flat = unit(features.reshape(-1, features.shape[-1]))
-    mean = (stats.total / max(stats.count, 1)).astype(np.float32)
+    mean, looks, looks_of = _looks(stats)
     own = _hash(key) if key else None
     for index, row in enumerate(rows):
         if min(stats.images[row], stats.without[row]) < config.min_images:
             continue
-        backgrounds = _others(stats.background, own, ~stats.background.present[:, row]) - mean
-        regions = _others(stats.classes[row], own) - mean
+        backgrounds = _others(stats.background, own) & ~stats.background.present[:, row]
+        regions = _others(stats.classes[row], own)
         inside = np.flatnonzero(heat[index].ravel() > config.hot * heat[index].max())
-        if not len(inside) or len(backgrounds) < config.votes or len(regions) < config.votes:
+        if not len(inside) or min(backgrounds.sum(), regions.sum()) < config.votes:
             continue
         centres, member = clusters(flat[inside] - mean, config.parts)
-        outside, within = _closeness(centres, backgrounds, config.votes), _closeness(centres, regions, config.votes)
+        outside = _closeness(centres, looks, backgrounds, config.votes)
+        within = _closeness(centres, looks_of[row], regions, config.votes)
         biased = ((outside > config.floor) & (outside > within - config.margin))[member]
         if 0 < biased.mean() <= config.max_share:
             cleaned[index].ravel()[inside[biased]] = 0
     return cleaned
+
+
+def to_arrays(stats: BiasStats) -> dict[str, npt.NDArray[np.generic]]:
+    """The stats as named arrays, to be stored; `from_arrays` is the way back."""
+    banks = [stats.background, *stats.classes]
+    return {
+        **{field.name: np.concatenate([getattr(bank, field.name) for bank in banks]) for field in fields(Bank)},
+        "sizes": np.array([len(bank.rank) for bank in banks], np.int64),
+        "total": stats.total,
+        "count": np.array(stats.count, np.int64),
+        "images": stats.images,
+        "without": stats.without,
+    }
+
+
+def from_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> BiasStats:
+    ends = np.cumsum(arrays["sizes"])[:-1]
+    cut = zip(*(np.split(arrays[field.name], ends) for field in fields(Bank)), strict=True)
+    background, *classes = (Bank(*parts) for parts in cut)
+    count = int(arrays["count"])
+    return BiasStats(background, tuple(classes), arrays["total"], count, arrays["images"], arrays["without"])
 
 
 def _centres(vectors: Floats, count: int) -> Floats:
@@ -174,17 +203,21 @@ def _centres(vectors: Floats, count: int) -> Floats:
     return np.asarray(sums / np.bincount(member)[:, None], np.float32)
 
 
-def _others(bank: Bank, own: int | None, among: BoolArray | None = None) -> Floats:
-    """A bank's centroids that are not of the image `own`."""
-    keep = np.ones(len(bank.rank), bool) if among is None else among.copy()
-    if own is not None:
-        keep &= bank.image != np.uint64(own)
-    return bank.centroids[keep]
+@lru_cache(maxsize=4)
+def _looks(stats: BiasStats) -> tuple[Floats, Floats, tuple[Floats, ...]]:
+    """The mean of all patches, float32 [D], and the unit centroids of all banks without it."""
+    mean = (stats.total / max(stats.count, 1)).astype(np.float32)
+    return mean, unit(stats.background.centroids - mean), tuple(unit(one.centroids - mean) for one in stats.classes)
 
 
-def _closeness(centres: Floats, bank: Floats, votes: int) -> Floats:
-    """Mean cosine of each centre [k, D] with the `votes` nearest of a bank [M, D], float32 [k]."""
-    cosines = unit(centres) @ unit(bank).T
+def _others(bank: Bank, own: int | None) -> BoolArray:
+    """Which of a bank's centroids are not of the image `own`, bool [M]."""
+    return np.ones(len(bank.rank), bool) if own is None else bank.image != np.uint64(own)
+
+
+def _closeness(centres: Floats, bank: Floats, among: BoolArray, votes: int) -> Floats:
+    """Mean cosine of each unit centre [k, D] with the `votes` nearest among a bank [M, D], float32 [k]."""
+    cosines = np.where(among, centres @ bank.T, -np.inf)
     return np.asarray(-np.partition(-cosines, votes - 1, axis=1)[:, :votes].mean(1), np.float32)
 
 

@@ -31,8 +31,7 @@ def clusters(
     centres = points[chosen]
     member = (points @ centres.T).argmax(1)
     for _ in range(rounds):
-        sums = np.zeros_like(centres)
-        np.add.at(sums, member, points)
+        sums = np.stack([points[member == k].sum(0) for k in range(len(centres))])
         # An empty cluster keeps the centre it had.
         centres = np.where(np.abs(sums).sum(1, keepdims=True) > 0, unit(sums), centres)
         moved = (points @ centres.T).argmax(1)

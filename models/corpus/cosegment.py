@@ -46,6 +46,17 @@ class Reference:
     support: Floats
 
 
+@dataclass(frozen=True, eq=False)
+class References:
+    """What the classes of a set look like. embeddings: float32 [C, D], unit norm. known: bool [C], which of them have
+    one. mean: float32 [D], see `Reference`. centre: cosine in the middle between what is a class and what is not."""
+
+    embeddings: Floats
+    known: BoolArray
+    mean: Floats
+    centre: float
+
+
 def context_of(target: int, classes: Floats, words: Floats, absent: BoolArray, near: float) -> Floats:
     """Embeddings of what surrounds a class but is not it, float32 [M, D]: background words, and absent classes.
 
@@ -126,9 +137,32 @@ def reference(
 
 def apply(features: Floats, reference: Reference, text_scores: Floats, config: CosegmentConfig) -> Floats:
     """How much each patch of an image looks like a class, by its reference and its text: float32 [h, w], 0..1."""
-    cosine = unit(unit(features) - reference.mean) @ reference.embedding
-    seen = _sigmoid(config.reference_scale * (cosine - config.reference_centre))
+    alike = cosines(features, reference.mean, reference.embedding)
+    seen = _sigmoid(config.reference_scale * (alike - config.reference_centre))
     return np.asarray(seen * attention(text_scores, config), np.float32)
+
+
+def cosines(features: Floats, mean: Floats, embedding: Floats) -> Floats:
+    """Of each patch with a reference, float32 [h, w], once what all features share is taken off."""
+    return np.asarray(unit(unit(features) - mean) @ embedding, np.float32)
+
+
+def reference_heat(
+    references: References, features: Floats, rows: npt.NDArray[np.integer], classes: Floats, heat: Floats
+) -> Floats:
+    """Heat float32 [K, h, w], 0..1, of what is hot and looks like its class' reference; as it is without one.
+
+    features: float [h, w, D]. rows: int [K], class rows. classes: float32 [C, D], unit, embedded texts. heat: float32
+    [K, h, w].
+    """
+    config = CosegmentConfig(reference_centre=references.centre)
+    looks, found = unit(features), np.array(heat, np.float32)
+    for index, row in enumerate(rows):
+        if references.known[row]:
+            one = Reference(references.embeddings[row], references.mean, np.zeros(0, np.intp), np.zeros(0, np.float32))
+            found[index] *= apply(features, one, looks @ classes[row], config)
+            found[index] /= max(float(found[index].max()), 1e-8)
+    return found
 
 
 def _sigmoid(values: Floats) -> Floats:

@@ -4,7 +4,7 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,10 @@ class Index:
     def __contains__(self, id: str) -> bool:
         return id in self._known
 
+    def keys(self) -> Set[str]:
+        """All ids."""
+        return self._known
+
     def add(self, ids: Sequence[str], embeddings: Floats) -> None:
         """Add embeddings float [N, D], scaled to unit length here, under N ids.
 
@@ -67,11 +71,14 @@ class Index:
         self._parts.append(_Part(np.array([name.encode() for name in names]), _unit(embeddings).astype(np.float16)))
         self._known |= new
 
-    def query(self, queries: Floats, k: int, chunk: int = CHUNK) -> tuple[Names, Floats]:
+    def query(
+        self, queries: Floats, k: int, chunk: int = CHUNK, among: Collection[str] | None = None
+    ) -> tuple[Names, Floats]:
         """The k most similar embeddings of each query: ids str [Q, k] and cosines float32 [Q, k], best first.
 
         queries: float [Q, D], scaled to unit length here. k: at least 1; fewer come from a smaller index. chunk:
-        embeddings compared at once; changes nothing but memory. Ties go to what was added first.
+        embeddings compared at once; changes nothing but memory. Ties go to what was added first. among: the ids that
+        may be answered; None: all.
         Raises ValueError for another shape, or a query that is not finite or zero.
         """
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
@@ -82,12 +89,17 @@ class Index:
         unit = _unit(queries).astype(np.float64)
         best = np.zeros((len(queries), 0), np.float32)
         rows = np.zeros((len(queries), 0), np.int64)
+        only = None if among is None else np.array(sorted(id.encode() for id in among), "S")
         offset = 0
         for part in self._parts:
             for start in range(0, len(part.rows), chunk):
                 block = np.asarray(part.rows[start : start + chunk], np.float64)
+                numbers = np.arange(len(block))
+                if only is not None:
+                    numbers = _found(part.ids[start : start + chunk], only)
+                    block = block[numbers]
                 sims = (unit @ block.T).astype(np.float32)
-                best, rows = _merge(best, rows, sims, offset + start, k)
+                best, rows = _merge(best, rows, sims, offset + start + numbers, k)
             offset += len(part.rows)
         return self._names(rows), best
 
@@ -146,11 +158,21 @@ class Index:
         return np.array(found).reshape(rows.shape)
 
 
+def _found(ids: npt.NDArray[np.bytes_], only: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+    """The places of those ids that are among the sorted `only`."""
+    if not len(only):
+        return np.zeros(0, np.int64)
+    place = np.minimum(np.searchsorted(only, ids), len(only) - 1)
+    return np.flatnonzero(only[place] == ids)
+
+
 def _merge(
-    best: Floats, rows: npt.NDArray[np.int64], sims: Floats, start: int, k: int
+    best: Floats, rows: npt.NDArray[np.int64], sims: Floats, numbers: npt.NDArray[np.int64], k: int
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The k best of what was best so far and of sims float32 [Q, n], whose columns are rows start, start + 1, .."""
-    new_rows = np.broadcast_to(np.arange(start, start + sims.shape[1]), sims.shape)
+    """The k best of what was best so far and of sims float32 [Q, n], whose columns are the rows `numbers`."""
+    if not len(numbers):
+        return best, rows
+    new_rows = np.broadcast_to(numbers, sims.shape)
     sims, rows = np.concatenate([best, sims], 1), np.concatenate([rows, new_rows], 1)
     k = min(k, sims.shape[1])
     # Only what reaches the k-th best is sorted. Earlier rows come first, so a stable sort settles ties their way.

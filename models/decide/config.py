@@ -9,12 +9,24 @@ PARTS: tuple[Part, ...] = get_args(Part)
 reader is told of the finished map (confidence, threshold), which changes no class of it."""
 
 Given = Literal[
-    "open", "hinted", "unhinted", "named", "points", "seeds", "boxes", "noisy", "heat", "student", "learned"
+    "open",
+    "hinted",
+    "unhinted",
+    "named",
+    "points",
+    "seeds",
+    "boxes",
+    "noisy",
+    "heat",
+    "student",
+    "learned",
+    "references",
+    "bias",
 ]
 """What some fields need before they matter, of the images at hand: classes that compete by their presence (`open`;
 `hinted`, `unhinted`: beside classes that are known, or without any), classes that have to appear, points, seeds of any
-kind, boxes, noisy maps, masks that SAM was asked for, what a student says, what the
-corpus taught."""
+kind, boxes, noisy maps, masks that SAM was asked for, what a student says, and of what the corpus taught: a head,
+references, bias."""
 
 
 def _setting(
@@ -28,14 +40,16 @@ def _setting(
     log: bool = False,
     when: tuple[str, str | tuple[str, ...]] | None = None,
     needs: Given | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field whose metadata tells a command line and a search what it means and where it may go.
 
     part: the first step that reads it. For a search: search, a range that is worth trying, where all of low..high is
     not; log, whether to try it on a log scale; when, the field and value(s) without which it means nothing; needs,
-    likewise of the images.
+    likewise of the images. later: added when there were labels without it, which its default describes: there it is no
+    part of what they were decided by (models.observe_config.key_fields).
     """
-    metadata: dict[str, object] = {"help": help, "part": part, "log": log}
+    metadata: dict[str, object] = {"help": help, "part": part, "log": log, "later": later}
     if low is not None:
         metadata["range"] = (low, high)
         metadata["search"] = search or (low, high)
@@ -83,6 +97,26 @@ class DecideConfig:
     )
     head_temperature: float = _setting(
         0.7, "how softly what was learned chooses between classes", 0.2, 3.0, part="scene", log=True, needs="learned"
+    )
+    reference_weight: float = _setting(
+        0.0,
+        "share of the heat that has to look like its class's reference, which images that its name or tags retrieve "
+        "have in common; above 0, references are made of the corpus (learn.reference_images)",
+        0.0,
+        1.0,
+        part="scene",
+        needs="references",
+        later=True,
+    )
+    bias_removal: float = _setting(
+        0.0,
+        "how much heat goes where it looks like backgrounds of images without the class, such as rails under trains; "
+        "above 0, these are gathered from the tagged images",
+        0.0,
+        1.0,
+        part="scene",
+        needs="bias",
+        later=True,
     )
     # Which classes compete when no tags are known
     presence_threshold: float = _setting(
@@ -319,8 +353,16 @@ HEAT_ONLY: dict[str, object] = {
     "guided_strength": 0.0,
     "background_threshold": 0.55,
     "head_weight": 0.0,
+    "reference_weight": 0.0,
+    "bias_removal": 0.0,
 }
 """Text heat alone, with the threshold that suits it best on gold masks, so that it is a fair baseline."""
 
-HEAT_PAR: dict[str, object] = {"mask_weight": 0.0, "background_threshold": 0.55, "head_weight": 0.0}
+HEAT_PAR: dict[str, object] = {
+    "mask_weight": 0.0,
+    "background_threshold": 0.55,
+    "head_weight": 0.0,
+    "reference_weight": 0.0,
+    "bias_removal": 0.0,
+}
 """Text heat and its refinement, likewise."""

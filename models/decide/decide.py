@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.class_masks import ClassMasks
+from models.corpus.bias import BiasConfig, image_key, remove
+from models.corpus.cosegment import reference_heat
 from models.corpus.head import head_heat
 from models.decide import boxes as box_rules
 from models.decide import confidence as conf
@@ -23,7 +25,7 @@ from models.decide.guarantees import allowed_of
 from models.decide.masks import bank_on_grid, component_masks, mask_quality, region_votes, soft_iou
 from models.decide.noisy import keep_noisy, planes_of, spread_noisy
 from models.decide.scene import Frame, Scene
-from models.decide.text_match import candidates, heat, normalise, patch_scores, presence
+from models.decide.text_match import candidates, class_embeddings, heat, normalise, patch_scores, presence
 from models.decide.types import PROVENANCE, ClassArrays, Label, TextBank, WeakArrays
 from models.evidence import MASK_SOURCES, Evidence
 from models.refine.grids import fit_grid, resize_maps
@@ -99,11 +101,23 @@ def _heat(
     evidence: Evidence, text: TextBank, scores: Maps, words: Maps, rows: npt.NDArray[np.intp], config: DecideConfig
 ) -> Maps:
     """Heat on the patch grid, float32 [K, h, w], 0..1: of the text, or of what the corpus taught where it did."""
-    told = heat(scores, words, config)
-    if text.head is None or config.head_weight == 0:
-        return told
-    share = np.float32(config.head_weight)
-    return (1 - share) * told + share * head_heat(text.head, evidence.features, rows, told, config.head_temperature)
+    hot = heat(scores, words, config)
+    if text.head is not None and config.head_weight > 0:
+        taught = head_heat(text.head, evidence.features, rows, hot, config.head_temperature)
+        hot = _blend(hot, taught, config.head_weight)
+    if text.references is not None and config.reference_weight > 0:
+        names, _ = class_embeddings(text, len(text.references.known))
+        alike = reference_heat(text.references, evidence.features, rows, names, hot)
+        hot = _blend(hot, alike, config.reference_weight)
+    if text.bias is not None and config.bias_removal > 0 and len(rows):
+        cleaned = remove(evidence.features, hot, rows, text.bias, BiasConfig(), image_key(evidence.embedding))
+        hot = _blend(hot, cleaned, config.bias_removal)
+    return hot
+
+
+def _blend(maps: Maps, others: Maps, weight: float) -> Maps:
+    share = np.float32(weight)
+    return (1 - share) * maps + share * others
 
 
 def draw(scene: Scene, config: DecideConfig, of_classes: Sequence[ClassMasks] = ()) -> Label:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from models.corpus.bias import BiasStats
+from models.corpus.cosegment import References
 from models.corpus.head import Head
 
 PROVENANCE = ("background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy", "student", "human")
@@ -28,12 +30,14 @@ class TextBank:
     """What is known of the looks of a class set; compared by identity, so that what is derived from it can be cached.
 
     emb: float32 [P, D], embedded prompts, unit norm. class_of: int32 [P], row in ClassArrays, -1 = background word.
-    head: what a corpus taught about the classes, if it did.
+    head, references, bias: what a corpus taught about the classes, if it did.
     """
 
     emb: npt.NDArray[np.float32]
     class_of: npt.NDArray[np.int32]
     head: Head | None = None
+    references: References | None = None
+    bias: BiasStats | None = None
 
 
 @dataclass(frozen=True)

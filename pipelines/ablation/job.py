@@ -3,17 +3,16 @@
 import dataclasses
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from models.corpus.head import Head
 from models.decide.config import DecideConfig
 from models.observe_config import ObserveConfig
 from pipelines import storage
 from pipelines.ablation.compare import MISSED, UNPROVEN, Comparison, Pair, compare, metrics_of, rounded, verdict
 from pipelines.ablation.config import AblateConfig
-from pipelines.ablation.heads import Fitted, Heads
+from pipelines.ablation.fits import SEEDED, Fits, Fitted
 from pipelines.ablation.methods import BY_NAME, METHODS, Method, alone, beneath, nothing
 from pipelines.ablation.present import markdown, track, write
 from pipelines.ablation.texts import Texts
@@ -22,6 +21,7 @@ from pipelines.config import UsageError, config_digest
 from pipelines.evaluation.cases import Source, open_source, with_evidence
 from pipelines.flow.progress import duration, say
 from pipelines.flow.run import digest
+from pipelines.learned import WEIGHTS, Artifact, by_kind, joined
 from pipelines.stages.observe import limit_threads
 
 
@@ -34,7 +34,7 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
     texts = Texts(source.past)
     name = f"ablation-{digest([one.identity for one in parts] + [config_digest(source.base)])[:10]}"
     folder = storage.absolute(config.output or storage.join(source.output, "ablations", name))
-    heads: dict[str, Head] = {}
+    learned: dict[str, Artifact] = {}
     again: dict[str, Any] = {}
     settings = config.execution
     if config.observe or any(BY_NAME[one].part == "observe" for one in config.methods):
@@ -45,12 +45,12 @@ def ablate(config: AblateConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
     def observed(observe_id: str, assets: Sequence[str]) -> Any:
         return again["photographs"].evidence(observe_id, assets)
 
-    decisions = Decisions(parts, folder, heads, observed, texts.bank, settings.progress_seconds)
+    decisions = Decisions(parts, folder, learned, observed, texts.bank, settings.progress_seconds)
     methods = _choose(config, decisions.given(), source.past.config.observe)
     methods = _speaking(config, methods, texts)
     say(f"ablate: {len(methods)} methods on {len(source.rows):,} images: {', '.join(one.name for one in methods)}")
-    fitted = _fit(config, source, folder, methods, heads)
-    methods = [one for one in methods if one.part != "corpus" or fitted]
+    fitted = _fit(config, source, folder, methods, learned)
+    methods = [one for one in methods if one.part != "corpus" or fitted[one.name]]
     own = source.past.head_digest
     compared, costs = [], dict[str, dict[str, float]]()
     for method in methods:
@@ -149,29 +149,35 @@ def _speaking(config: AblateConfig, methods: Sequence[Method], texts: Texts) -> 
 
 
 def _fit(
-    config: AblateConfig, source: Source, folder: str, methods: Sequence[Method], heads: dict[str, Head]
-) -> list[Fitted]:
-    """A head for each seed, if a method needs them, and the labels' own; none where too few images are tagged."""
-    made = Heads(config, source, folder)
-    found = []
-    if any(one.part == "corpus" for one in methods):
-        of_seeds = [made.of_seed(seed) for seed in config.seeds]
-        found = [one for one in of_seeds if one is not None]
-        if not found:
-            if any(BY_NAME[name].part == "corpus" for name in config.methods):
-                raise UsageError("--methods: too few images are tagged to learn from (see learn.min_tagged)")
-            say("nothing can be learned from so few tagged images: what a corpus teaches is left out")
-    own = made.own()
-    heads |= {one.digest: one.head for one in [*found, *([own] if own else [])]}
+    config: AblateConfig, source: Source, folder: str, methods: Sequence[Method], learned: dict[str, Artifact]
+) -> dict[str, list[Fitted]]:
+    """What the methods need, by kind, once or for each seed; none of a kind where too few images are tagged. learned:
+    gets these, and what the labels were decided with."""
+    made = Fits(config, source, folder)
+    found: dict[str, list[Fitted]] = {}
+    for method in methods:
+        if method.part == "corpus":
+            found[method.name] = made.of(method.name)
+            if not found[method.name] and method.name in config.methods:
+                raise UsageError(
+                    f"--methods {method.name}: too few images are tagged to learn from (see learn.min_tagged, "
+                    "learn.min_images)"
+                )
+            if not found[method.name]:
+                say(f"{method.name}: nothing can be learned from so few tagged images; left out")
+    own = [one for kind in WEIGHTS if (one := made.own(kind)) is not None]
+    learned |= {one.digest: one.made for one in [*own, *(one for each in found.values() for one in each)]}
     return found
 
 
-def _comparison(method: Method, base: DecideConfig, own: str, fitted: Sequence[Fitted]) -> Comparison:
-    """own: the head of the labels, with which methods are compared that are not fitted themselves."""
+def _comparison(method: Method, base: DecideConfig, own: str, fitted: Mapping[str, Sequence[Fitted]]) -> Comparison:
+    """own: what the labels were decided with; so are the methods that are not fitted themselves."""
     on, off = method.within(base, base), method.without(base)
     alone_on, alone_off = alone(method, base)
-    digests = tuple(one.digest for one in fitted) if method.part == "corpus" else (own,)
-    return Comparison(method, _pair(on, off, digests), _pair(alone_on, alone_off, digests))
+    learned = [own]
+    if method.part == "corpus":
+        learned = [joined({**by_kind(own), method.name: one.digest}) for one in fitted[method.name]]
+    return Comparison(method, _pair(on, off, learned), _pair(alone_on, alone_off, learned))
 
 
 def _text_comparison(method: Method, base: DecideConfig, own: str, text: tuple[str, str]) -> Comparison:
@@ -183,12 +189,12 @@ def _text_comparison(method: Method, base: DecideConfig, own: str, text: tuple[s
 def _pair(
     on: DecideConfig,
     off: DecideConfig,
-    heads: Sequence[str],
+    learned: Sequence[str],
     observed: tuple[str, str] = ("", ""),
     text: tuple[str, str] = ("", ""),
 ) -> Pair:
     sides = zip((on, off), observed, text, strict=True)
-    with_it, without = (tuple(Variant(one, head, seen, told).plain() for head in heads) for one, seen, told in sides)
+    with_it, without = (tuple(Variant(one, word, seen, told).plain() for word in learned) for one, seen, told in sides)
     return Pair(with_it, without)
 
 
@@ -218,13 +224,13 @@ def _row(
     one: Comparison,
     numbers: dict[str, Any],
     source: Source,
-    fitted: Sequence[Fitted],
+    fitted: Mapping[str, Sequence[Fitted]],
     config: AblateConfig,
     texts: Texts,
 ) -> dict[str, Any]:
     method = one.method
-    told = [fit.seconds for fit in fitted if fit.seconds is not None] if method.part == "corpus" else []
-    in_run = method.is_on(source.base) and (method.part != "corpus" or bool(source.past.head_digest))
+    told = [fit.seconds for fit in fitted.get(method.name, ()) if fit.seconds is not None]
+    in_run = method.is_on(source.base) and (method.part != "corpus" or method.name in by_kind(source.past.head_digest))
     if method.part == "text":
         in_run = texts.is_on(method)
     return {
@@ -234,7 +240,7 @@ def _row(
         "part": method.part,
         "default": method.default,
         "on_in_labels": in_run,
-        "seeds": list(config.seeds) if method.part == "corpus" else [],
+        "seeds": list(config.seeds) if method.name in SEEDED else [],
         **numbers,
         "fit_seconds": round(sum(told) / len(told), 1) if told else None,
         "verdict": verdict(method.default, numbers["gain"]["miou"]),

@@ -16,12 +16,13 @@ from pipelines.config import LabelConfig
 class Method:
     """One method, and the settings that switch it.
 
-    part: decide; text, what *decide* is told in words; corpus, what all images together teach, fitted with a seed; or
-    observe, for which the photographs are observed again. off: fields of DecideConfig and the values with which it does
-    nothing. on: their values where the run has it off; default: DecideConfig's own. Of an observe method: on, fields of
-    ObserveConfig such as clip.flip. against: the fields of ObserveConfig that it needs, with and without it. Of a text
-    method: on, fields of TextConfig, or the class set's templates; pipelines/ablation/texts.py switches them.
-    builds_on: methods without which it does nothing; alone, it stands on them.
+    part: decide; text, what *decide* is told in words; corpus, what all images together teach, by the name of its kind
+    (pipelines/learned.py); or observe, for which the photographs are observed again. off: fields of DecideConfig and
+    the values with which it does nothing. on: their values where the run has it off; default: DecideConfig's own. Of an
+    observe method: on, fields of ObserveConfig such as clip.flip. against: the fields of ObserveConfig that it needs,
+    with and without it. Of a text method: on, fields of TextConfig, or the class set's templates;
+    pipelines/ablation/texts.py switches them. builds_on: methods without which it does nothing; alone, it stands on
+    them.
     """
 
     name: str
@@ -37,7 +38,8 @@ class Method:
     def needs(self) -> frozenset[str]:
         """What the images must have for it to matter: models.decide.config.Given. What has to be learned is learned."""
         metadata = {one.name: one.metadata for one in fields(DecideConfig)}
-        return frozenset(metadata[name]["needs"] for name in self.off if "needs" in metadata[name]) - {"learned"}
+        needs = frozenset(metadata[name]["needs"] for name in self.off if "needs" in metadata[name])
+        return needs - {"learned", "references", "bias"}
 
     def is_on(self, config: DecideConfig) -> bool:
         return any(getattr(config, name) != value for name, value in self.off.items())
@@ -111,6 +113,22 @@ METHODS = (
         on={"templates": TEMPLATES},
     ),
     Method("head", "head learned from the corpus", "ours", part="corpus", off={"head_weight": 0.0}),
+    Method(
+        "references",
+        "references of what a class's images share",
+        "ReCo, NeurIPS 2022",
+        part="corpus",
+        off={"reference_weight": 0.0},
+        on={"reference_weight": 0.2},
+    ),
+    Method(
+        "bias",
+        "removal of what backgrounds elsewhere look like",
+        "MARS, ICCV 2023",
+        part="corpus",
+        off={"bias_removal": 0.0},
+        on={"bias_removal": 1.0},
+    ),
     Method(
         "likeness",
         "shares of what looks like the surest patches",

@@ -49,8 +49,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     if any(row["part"] == "corpus" for row in result["methods"]):
         notes.append(
-            f"Learned from the corpus: mean ± standard deviation over the seeds {result['seeds']}, interval of the "
-            "mean over seeds. It stays as it is while another method is off; fit s by the clock."
+            "Learned from the corpus: a head with each of the seeds "
+            f"{result['seeds']}, mean ± standard deviation over them, interval of the mean; all else once. It stays as "
+            "it is while another method is off; fit s by the clock."
         )
     if any(row["part"] == "text" for row in result["methods"]):
         notes.append(

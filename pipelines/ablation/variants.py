@@ -1,6 +1,5 @@
 """Decide the same images in many ways and keep what came out, so that a run that was killed goes on."""
 
-import dataclasses
 import io
 import json
 import time
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.corpus.head import Head
 from models.decide.config import DecideConfig
 from models.decide.decide import DECIDE_VERSION, decide
 from models.decide.types import TextBank
 from models.evidence import Evidence
 from models.metrics import Confusion
+from models.observe_config import key_fields
 from pipelines import storage
 from pipelines import weak as weak_labels
 from pipelines.ablation.config import WeakForm
@@ -25,6 +24,7 @@ from pipelines.evaluation.cases import Case, Cases, Source, given, load
 from pipelines.flow.progress import Progress
 from pipelines.flow.run import digest
 from pipelines.flow.stop import RunFailed
+from pipelines.learned import Artifact, by_kind, with_a_say, with_artifacts
 
 Sums = npt.NDArray[np.int64]
 """Pixels of images, int64 [N, 3, C]: right, in the gold, and found, by class, of what is judged."""
@@ -37,17 +37,17 @@ GROUP_IMAGES = 16
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to decide. head: digest of what the corpus taught, "" for nothing. observed: id of the evidence, "" for
-    the stored one. text: id of what is told in words, "" for what the labels were told."""
+    """One way to decide. learned: what the corpus taught (pipelines/learned.py), "" for nothing. observed: id of the
+    evidence, "" for the stored one. text: id of what is told in words, "" for what the labels were told."""
 
     decide: DecideConfig
-    head: str = ""
+    learned: str = ""
     observed: str = ""
     text: str = ""
 
     def plain(self) -> "Variant":
-        """The same without a head that has no say, so that what is equal is decided once."""
-        return self if self.decide.head_weight else replace(self, head="")
+        """The same without what has no say, so that what is equal is decided once."""
+        return replace(self, learned=with_a_say(self.learned, self.decide))
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ def parts_of(source: Source, forms: tuple[WeakForm, ...] | None = None) -> list[
 
 
 class Decisions:
-    """What each variant makes of the images. heads: by digest. observed: evidence by id and assets. banks: text by
+    """What each variant makes of the images. learned: by digest. observed: evidence by id and assets. banks: text by
     id. step: what progress is told of."""
 
     def __init__(
         self,
         parts: Sequence[Part],
         folder: str,
-        heads: Mapping[str, Head],
+        learned: Mapping[str, Artifact],
         observed: Callable[[str, Sequence[str]], Mapping[str, Evidence]],
         banks: Callable[[str], TextBank],
         progress_seconds: float,
@@ -123,7 +123,7 @@ class Decisions:
         self._step = step
         self._banks = banks
         self._parts, self._folder, self._observed = parts, storage.join(folder, "decided"), observed
-        self._every, self._heads, self._texts = progress_seconds, heads, dict[tuple[str, str], TextBank]()
+        self._every, self._learned, self._texts = progress_seconds, learned, dict[tuple[str, str], TextBank]()
         self.decided = self.kept = 0
         self._warm = False
 
@@ -192,14 +192,15 @@ class Decisions:
         return np.stack([np.diag(counts), counts.sum(1), counts[:, :classes].sum(0)]), seconds
 
     def _text(self, cases: Cases, variant: Variant) -> TextBank:
-        key = variant.text, variant.head
+        key = variant.text, variant.learned
         if key not in self._texts:
+            made = {kind: self._learned[digest] for kind, digest in by_kind(variant.learned).items()}
             bank = self._banks(variant.text) if variant.text else cases.text
-            self._texts[key] = replace(bank, head=self._heads.get(variant.head))
+            self._texts[key] = with_artifacts(bank, made)
         return self._texts[key]
 
     def _key(self, variant: Variant) -> str:
-        told = [dataclasses.asdict(variant.decide), variant.head, variant.observed, DECIDE_VERSION]
+        told = [key_fields(variant.decide), variant.learned, variant.observed, DECIDE_VERSION]
         return digest([*told, variant.text] if variant.text else told)[:32]
 
     def _address(self, part: Part, start: int) -> str:

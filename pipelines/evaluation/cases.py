@@ -246,7 +246,8 @@ def _second(
 
 def given(cases: Iterable[Case], classes: ClassArrays, text: TextBank) -> frozenset[str]:
     """What there is in these images for settings to work on: models.decide.config.Given."""
-    found: set[str] = {"learned"} if text.head is not None else set()
+    learned = {"learned": text.head, "references": text.references, "bias": text.bias}
+    found = {name for name, one in learned.items() if one is not None}
     for case in cases:
         found |= _given(case.weak, classes, case.of_classes)
     return frozenset(found)

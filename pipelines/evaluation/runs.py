@@ -1,7 +1,7 @@
 """What a published label row came from: the config and class set of its run, its evidence, and text embeddings."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from models.decide.types import TextBank
 from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.config import LabelConfig, UsageError
-from pipelines.learned import head_of
+from pipelines.learned import taught
 from pipelines.references import resolve
 from pipelines.tables.evidence import EvidenceStore
 from pipelines.text import KNOWLEDGE, NOTHING, Knowledge, text_bank
@@ -60,7 +60,7 @@ class PastRun:
                 "--baselines false leaves out what needs it"
             )
         bank = text_bank(str(clip.path), self.classes, self.knowledge)
-        return replace(bank, head=head_of(self.output, self.head_digest))
+        return taught(bank, self.output, self.head_digest)
 
     @cached_property
     def store(self) -> EvidenceStore:

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import yaml
@@ -24,7 +23,7 @@ from pipelines.flow.publish import Proposal, Publisher
 from pipelines.flow.run import Run, decide_digest, digest
 from pipelines.flow.stop import stop_on_signals
 from pipelines.flow.track import tracked
-from pipelines.learned import head_of, load_head, save_head
+from pipelines.learned import taught
 from pipelines.lock import only_run
 from pipelines.references import ModelReferenceError, resolve
 from pipelines.stages.observers import Models, pools
@@ -135,7 +134,7 @@ def set_up(config: LabelConfig) -> tuple[Run, Models]:
     except Exception as error:
         raise UsageError(f"--output {config.output} cannot hold tables: {error}") from error
     _check_classes(run)
-    learning.check_use(run)
+    learning.check(run)
     quality = judging.find(run)
     run.quality_digest = "" if quality is None else quality.digest
     return run, models
@@ -225,17 +224,15 @@ def _second(
 
 
 def _learn(run: Run, rows: Sequence[listing.Wanted], known: Known, models: Models) -> None:
-    """Find or fit the head that labels are decided with, if there is enough to learn from."""
-    card, tagged = learning.find(run, rows, known)
-    if tagged:
+    """Find or make what the corpus teaches, if there is enough to learn from."""
+
+    @cache
+    def embed() -> TextBank:
         _start_ray(run.config)
-        text = embed_prompts(run.classes, models, run.knowledge)
-        card = timed(run, "learn", lambda: learning.learn(run, tagged, known, text))
-    if card is not None and run.config.learn.use:
-        # A copy: the output has all that its labels came from.
-        card = save_head(run.output, load_head(storage.absolute(run.config.learn.use), card.digest), card)
-    if card is not None:
-        run.learned(card.digest)
+        return embed_prompts(run.classes, models, run.knowledge)
+
+    learning.learn(run, rows, known, embed)
+    if run.head_digest:
         _record_inputs(run)
 
 
@@ -250,7 +247,7 @@ def _decide(
     if todo.work:
         _start_ray(run.config)
         bank = embed_prompts(run.classes, models, run.knowledge)
-        text = replace(bank, head=head_of(run.output, run.head_digest))
+        text = taught(bank, run.output, run.head_digest)
     class_ids = {kind.run.observe_id: ids for kind in kinds if (ids := kind.class_ids()) is not None}
     return deciding.decide(run, todo, text, class_ids, judging.judge_of(run, rows) if todo.work else None)
 
@@ -296,11 +293,7 @@ def _dry_run(
     asked = [row.asset for kind in kinds for row in kind.known.todo]
     there = len(known.evidence)
     second.join(known, kinds)
-    card, tagged = learning.find(run, rows, known)
-    if card is not None:
-        run.learned(card.digest)
-    elif tagged:
-        run.learned("a head that is still to be fitted")
+    to_learn = learning.foresee(run, rows, known)
     todo = deciding.plan(run, rows, known)
     print(plan.describe(run))
     say(f"probing {min(plan.PROBE_IMAGES, len(known.todo))} images")
@@ -311,7 +304,7 @@ def _dry_run(
         "known to be unreadable": len(known.bad),
         "to observe": len(known.todo),
         **({"to ask about classes": len(asked) + len(kinds) * len(known.todo)} if kinds else {}),
-        **({"to learn from": len(tagged)} if tagged else {}),
+        **({"to learn from": to_learn} if to_learn else {}),
         "labels are current": todo.reused,
         "to decide": len(todo.work) + len(set(asked)) + len(known.todo),
     }

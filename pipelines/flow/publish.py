@@ -11,7 +11,7 @@ from pipelines.flow.past import CLASS_SET
 from pipelines.flow.progress import say
 from pipelines.flow.run import Run
 from pipelines.flow.stop import RunFailed
-from pipelines.learned import HEAD
+from pipelines.learned import COMMIT
 from pipelines.tables.snapshots import ANYWAY, taken_back, withdrawn
 
 
@@ -28,8 +28,8 @@ class Proposal:
     @property
     def metadata(self) -> dict[str, str]:
         """What the commit says of itself."""
-        head = {HEAD: self.run.head_digest} if self.run.head_digest else {}
-        return {"run_id": self.run.run_id, CLASS_SET: self.run.classes.digest, **head}
+        learned = {COMMIT: self.run.head_digest} if self.run.head_digest else {}
+        return {"run_id": self.run.run_id, CLASS_SET: self.run.classes.digest, **learned}
 
 
 @dataclass

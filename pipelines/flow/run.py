@@ -36,7 +36,7 @@ class Run:
     layout: Layout
     knowledge: Knowledge = NOTHING
     run_id: str = ""
-    head_digest: str = ""  # of what the corpus taught; see `learned`
+    head_digest: str = ""  # of all that the corpus taught (pipelines/learned.py); see `learned`
     quality_digest: str = ""  # of what predicts how good the labels are; see `judging`
     corpus: str = ""  # address of the whole corpus, once it is open
     started: float = field(default_factory=time.monotonic)
@@ -60,7 +60,7 @@ class Run:
         return Forgotten.load(self.output)
 
     def learned(self, head_digest: str) -> None:
-        """From here on labels are decided with this head too."""
+        """From here on labels are decided with this too."""
         self.head_digest = head_digest
 
     def label_key(

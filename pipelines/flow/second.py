@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from models.decide.types import TextBank
+from models.observe_config import key_fields
 from pipelines import storage
 from pipelines.classes import ClassSet
 from pipelines.config import UsageError
@@ -72,7 +73,7 @@ class Heat(Second):
 
     @classmethod
     def of(cls, run: Run) -> "Heat":
-        parts = [run.observe_id, run.classes.digest, asdict(run.config.heat), asdict(TEXT_MATCH), HEAT_VERSION]
+        parts = [run.observe_id, run.classes.digest, asdict(run.config.heat), key_fields(TEXT_MATCH), HEAT_VERSION]
         return cls(run, replace(run, observe_id=digest(parts)))
 
     def asking(self, row: Wanted, first: Known) -> Wanted:

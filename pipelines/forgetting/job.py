@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.config import UsageError
+from pipelines.flow import indexing
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.stop import RunFailed
 from pipelines.forgetting import delta, files, identity, parquet, pending, reach
@@ -90,6 +91,8 @@ def _forget(config: ForgetConfig, output: str, confirm: Callable[[], None]) -> d
     confirm()
     if unfinished := sum(storage.remove_unfinished(root) for root in work.roots):
         say(f"forget: removed {unfinished:,} files of writes that were killed")
+    if indexed := sum(indexing.remove(root) for root in work.roots):
+        say(f"forget: removed {indexed:,} files of search indices; who needs one makes it again, without the image")
     storage.write_bytes(storage.join(output, PENDING), work.to_json())
     if config.remember:
         # First of all: from now on no run brings the image back, whatever becomes of this one.

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines import storage
 from pipelines.corpus.base import kind
 from pipelines.forgetting.names import Names
-from pipelines.learned import FOLDER, cards
+from pipelines.learned import BIAS, FOLDER, HEAD, REFERENCES, cards
 from pipelines.quality import cards as quality
 from pipelines.tables.labels import LabelTable
 from pipelines.tracking_names import without_password
@@ -155,11 +155,12 @@ def photographs(names: Names) -> list[str]:
 
 def remarks(output: str) -> list[str]:
     told = ["copies that were made outside of the output: exports, backups, what people downloaded"]
-    if heads := cards(output):
-        told.append(
-            f"{storage.join(output, FOLDER)}: {len(heads)} heads that the features of up to {heads[0].images:,} images "
-            "were averaged into, perhaps this one's (delete the folder, and the next run fits anew and decides anew)"
-        )
+    for part, name in ((HEAD, "heads"), (REFERENCES, "references"), (BIAS, "statistics of backgrounds")):
+        if made := cards(output, part):
+            told.append(
+                f"{storage.join(output, FOLDER)}: {len(made)} {name} that the features of up to {made[0].images:,} "
+                "images went into, perhaps this one's (delete the folder, and the next run fits anew and decides anew)"
+            )
     if models := quality.cards(output):
         told.append(
             f"{storage.join(output, quality.FOLDER)}: {len(models)} quality models that numbers of up to "

@@ -19,7 +19,7 @@ from models.decide.types import TextBank
 from models.metrics import Confusion
 from pipelines import ablate as script
 from pipelines import weak as weak_labels
-from pipelines.ablation import heads, variants
+from pipelines.ablation import fits, variants
 from pipelines.ablation.compare import HELPS, MISSED, OFF, UNPROVEN, Comparison, Metric, Pair, compare, verdict
 from pipelines.ablation.config import AblateConfig
 from pipelines.ablation.job import _choose, _sides
@@ -75,7 +75,7 @@ def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
     """Run ablate.py in this process; its exit code, its last line, and what it said."""
     local_ray.use(monkeypatch)
-    monkeypatch.setattr(heads.execution, "start_ray", lambda *settings: None)
+    monkeypatch.setattr(fits.execution, "start_ray", lambda *settings: None)
     monkeypatch.setattr(script, "keep_stdout_for_results", lambda: None)
 
     def run(*flags: object) -> tuple[int, dict[str, Any], str]:
@@ -194,6 +194,28 @@ def test_methods_are_compared_where_nothing_is_known_of_the_images(labeled: Path
     assert code == 2 and "these images have nothing of what it needs (named)" in err
     code, _, err = run("--weak", "captions")
     assert code == 2 and "weak" in err
+
+
+def test_what_is_learned_beside_a_head_is_made_once_and_kept_by_the_ablation(
+    labeled: Path, run: Any, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (labeled / "out").rglob("*")}
+    code, found, err = run("--methods", "references,bias")
+    assert code == 0, err
+    rows = json.loads(Path(found["json"]).read_text())["methods"]
+    assert [(row["name"], row["seeds"], row["default"]) for row in rows] == [
+        ("references", [], False),
+        ("bias", [], False),
+    ]
+    base = miou_by_hand(labeled, DecideConfig())
+    for row in rows:
+        assert row["without"]["miou"]["mean"] == pytest.approx(base, abs=1e-5)
+        assert row["fit_seconds"] is not None and row["gain"]["miou"]["interval_95"] is not None
+        assert len(cards(str(tmp_path / "ablation"), row["name"])) == 1
+    assert rows[0]["with"]["miou"] != rows[0]["without"]["miou"]
+    assert {path: path.stat().st_mtime_ns for path in (labeled / "out").rglob("*")} == before
+    code, again, err = run("--methods", "references,bias")
+    assert (code, again["decided"]) == (0, 0) and "index:" not in err
 
 
 def check_the_table(result: dict[str, Any], table: str) -> None:

@@ -13,7 +13,7 @@ from pictures import write_crops
 from small_models import write_clip, write_sam
 
 from models import evidence as evidence_record
-from models.corpus.head import HeadConfig
+from models.corpus.head import Head, HeadConfig
 from models.corpus.targets import patches_of
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
@@ -23,7 +23,7 @@ from pipelines.evaluation.runs import PastRun
 from pipelines.flow.job import label_corpus
 from pipelines.flow.publish import Proposal, Published, Publisher
 from pipelines.forgetting.reach import remarks
-from pipelines.learned import cards, head_of, load_head
+from pipelines.learned import HEAD, cards, load, taught
 from pipelines.nightly.candidates import Candidate
 from pipelines.tables.labels import LabelTable
 from pipelines.tables.pictures import read_png
@@ -97,7 +97,8 @@ def test_it_is_learned_once_and_again_when_the_corpus_has_grown(place: Place) ->
     place.label()
     card = cards(str(place.folder / "out"))[0]
     assert card.images == TAGGED and card.tagged == [5, 5, 5]
-    assert load_head(str(place.folder / "out"), card.digest).valid.all()
+    head = load(str(place.folder / "out"), HEAD, card.digest)
+    assert isinstance(head, Head) and head.valid.all()
     again = place.label()
     assert (again["labeled"], again["reused"]) == (0, TAGGED)
 
@@ -213,7 +214,7 @@ def test_a_changed_head_is_not_used(place: Place) -> None:
     address = next((place.folder / "out" / "learned").glob("*.safetensors"))
     address.write_bytes(address.read_bytes()[:-1] + b"\0")
     with pytest.raises(UsageError, match="gone or was changed"):
-        head_of(output, card.digest)
+        taught(make_world().text, output, card.digest)
     place.grow(TAGGED + 1)
     with pytest.raises(UsageError, match=r"--learn.enabled false"):
         place.label()

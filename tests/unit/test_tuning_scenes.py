@@ -8,11 +8,14 @@ import pytest
 from decide_scene import CLASSES, make_world, weak
 
 from models.class_masks import ClassMasks
+from models.corpus.bias import BACKGROUND, BiasConfig, BiasStats, map_background, reduce
+from models.corpus.clusters import unit
+from models.corpus.cosegment import References
 from models.corpus.head import Head
 from models.decide.config import DecideConfig
 from models.decide.decide import decide, draw, frame_of, look
 from models.decide.scene import Frame, Scene
-from models.decide.types import Label
+from models.decide.types import Label, TextBank
 from models.evidence import MASK_SOURCES
 from pipelines.evaluation.cases import Case, Cases, given
 from tuning.objectives import parse_objective
@@ -108,10 +111,9 @@ def same(one: Any, other: Any) -> bool:
 
 
 def steps(
-    config: DecideConfig, number: int, others: tuple[ClassMasks, ...] = (), head: Head | None = None
+    config: DecideConfig, number: int, others: tuple[ClassMasks, ...] = (), text: TextBank = WORLD.text
 ) -> tuple[Frame, Scene, Label]:
     frame = frame_of(WORLD.evidence, config)
-    text = dataclasses.replace(WORLD.text, head=head) if head else WORLD.text
     scene = look(frame, WORLD.evidence, text, CLASSES, LABELS[number], config)
     return frame, scene, draw(scene, config, others)
 
@@ -126,6 +128,34 @@ def some_head() -> Head:
     return Head(np.zeros(depth, np.float32), np.ones(depth, np.float32), weight, flat, known, trust)
 
 
+def some_references() -> References:
+    """Of the first two classes: what the image has where they are, mixed."""
+    depth, count = WORLD.evidence.features.shape[-1], len(CLASSES.ids)
+    looks = unit(np.eye(depth, dtype=np.float32)[:count] + np.eye(depth, dtype=np.float32)[4])
+    return References(looks, np.arange(count) < 2, np.zeros(depth, np.float32), 0.5)
+
+
+def some_bias() -> BiasStats:
+    """Of images that look like ours, with as much of each class in the background as in its region."""
+    rng = np.random.default_rng(0)
+    features = WORLD.evidence.features
+    stats = []
+    for number in range(12):
+        present = np.arange(len(CLASSES.ids)) % 2 == number % 2
+        labels = np.where(rng.random(features.shape[:2]) < 0.5, BACKGROUND, np.flatnonzero(present)[0])
+        stats.append(map_background(features, labels, present, f"{number}", BiasConfig()))
+    return reduce(stats, BiasConfig())
+
+
+def text_with(need: str | None) -> TextBank:
+    """The texts, with what a field needs of what a corpus taught."""
+    made = {"learned": ("head", some_head), "references": ("references", some_references), "bias": ("bias", some_bias)}
+    if need not in made:
+        return WORLD.text
+    name, make = made[need]
+    return dataclasses.replace(WORLD.text, **{name: make()})
+
+
 ALL_FIELDS = [(part, name) for part in ("frame", "scene", "map", "keep") for name in fields_of(part)]
 
 
@@ -133,12 +163,12 @@ ALL_FIELDS = [(part, name) for part in ("frame", "scene", "map", "keep") for nam
 def test_each_field_is_first_read_by_the_step_that_it_names(part: str, name: str) -> None:
     base = SOFTMAX if name in ("softmax_temperature", "keep_threshold") else DecideConfig(**ASKED.get(name, {}))
     changed = dataclasses.replace(base, **{name: other_value(name)})
-    head = some_head() if field_needs(name) == "learned" else None
+    text = text_with(field_needs(name))
     reflected = False
     for number in range(len(LABELS)):
         for others in OTHERS if part == "map" else ((),):
-            frame, scene, label = steps(base, number, others, head)
-            frame_now, scene_now, label_now = steps(changed, number, others, head)
+            frame, scene, label = steps(base, number, others, text)
+            frame_now, scene_now, label_now = steps(changed, number, others, text)
             if part != "frame":
                 assert same(frame, frame_now), f"{name} changes the frame"
             if part in ("map", "keep"):
@@ -202,8 +232,8 @@ def test_what_images_have() -> None:
     assert given([case(3)], CLASSES, WORLD.text) == {"open", "hinted", "named", "boxes"}
     assert given([case(4)], CLASSES, WORLD.text) == {"open", "hinted", "noisy"}
     assert given([case(0, (second("heat"), second("student")))], CLASSES, WORLD.text) == {"named", "heat", "student"}
-    taught = dataclasses.replace(WORLD.text, head=some_head())
-    assert given([case(0)], CLASSES, taught) == {"named", "learned"}
+    for need in ("learned", "references", "bias"):
+        assert given([case(0)], CLASSES, text_with(need)) == {"named", need}
 
 
 def test_mirroring_twice_is_the_image_itself() -> None:
