@@ -9,12 +9,23 @@ PARTS: tuple[Part, ...] = get_args(Part)
 reader is told of the finished map (confidence, threshold), which changes no class of it."""
 
 Given = Literal[
-    "open", "hinted", "unhinted", "named", "points", "seeds", "boxes", "noisy", "heat", "student", "learned"
+    "open",
+    "hinted",
+    "unhinted",
+    "named",
+    "points",
+    "seeds",
+    "boxes",
+    "noisy",
+    "heat",
+    "student",
+    "localiser",
+    "learned",
 ]
 """What some fields need before they matter, of the images at hand: classes that compete by their presence (`open`;
 `hinted`, `unhinted`: beside classes that are known, or without any), classes that have to appear, points, seeds of any
-kind, boxes, noisy maps, masks that SAM was asked for, what a student says, what the
-corpus taught."""
+kind, boxes, noisy maps, masks that SAM was asked for, what a student says, the maps of a localiser, what the corpus
+taught."""
 
 
 def _setting(
@@ -28,14 +39,16 @@ def _setting(
     log: bool = False,
     when: tuple[str, str | tuple[str, ...]] | None = None,
     needs: Given | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field whose metadata tells a command line and a search what it means and where it may go.
 
     part: the first step that reads it. For a search: search, a range that is worth trying, where all of low..high is
     not; log, whether to try it on a log scale; when, the field and value(s) without which it means nothing; needs,
-    likewise of the images.
+    likewise of the images. later: it came after labels had been made without it, and its default leaves those as they
+    are: it is no part of a digest unless somebody set it.
     """
-    metadata: dict[str, object] = {"help": help, "part": part, "log": log}
+    metadata: dict[str, object] = {"help": help, "part": part, "log": log, "later": later}
     if low is not None:
         metadata["range"] = (low, high)
         metadata["search"] = search or (low, high)
@@ -200,6 +213,15 @@ class DecideConfig:
         0.0,
         1.0,
         needs="student",
+    )
+    localiser_weight: float = _setting(
+        0.1,
+        "share of the maps of a localiser (--labelers ...,localiser:REF) of the classes that it knows, where tags say "
+        "which are there only of those",
+        0.0,
+        1.0,
+        needs="localiser",
+        later=True,
     )
     # Fusion with the background
     background_threshold: float = _setting(0.45, "fused strength below this is background", 0.05, 0.9)

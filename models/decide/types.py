@@ -7,7 +7,10 @@ import numpy.typing as npt
 
 from models.corpus.head import Head
 
-PROVENANCE = ("background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy", "student", "human")
+PROVENANCE = (
+    "background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy", "student", "human", "localiser"
+)  # fmt: skip
+"""Stored as indices: what is new comes last."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Decide the same images in many ways and keep what came out, so that a run that was killed goes on."""
 
-import dataclasses
 import io
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from models.decide.types import TextBank
 from models.evidence import Evidence
 from models.metrics import Confusion
 from pipelines import storage
+from pipelines.config import told_values
 from pipelines.evaluation.cases import Case, Cases, Source, given, load
 from pipelines.flow.progress import Progress
 from pipelines.flow.run import digest
@@ -178,7 +178,7 @@ class Decisions:
         return self._texts[variant.head]
 
     def _key(self, variant: Variant) -> str:
-        told = [dataclasses.asdict(variant.decide), variant.head, variant.observed, DECIDE_VERSION]
+        told = [told_values(variant.decide), variant.head, variant.observed, DECIDE_VERSION]
         return digest(told)[:32]
 
     def _address(self, part: Part, start: int) -> str:
