@@ -4,7 +4,7 @@ A step's images are the same however many workers there are: each takes its shar
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def train_loop(settings: WorkerSettings) -> None:
     torch.set_num_threads(settings.threads)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    worker = Worker(settings, ray.train.torch.get_device(), rank, world)
+    join = dist.all_reduce if world > 1 else None
+    worker = Worker(settings, ray.train.torch.get_device(), rank, world, join)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -82,10 +83,19 @@ def train_loop(settings: WorkerSettings) -> None:
 
 
 class Worker:
-    """One training process. Knows nothing of Ray."""
+    """One training process, of `world`. Knows nothing of Ray. join: sums a tensor over all of them, in place; None for
+    one that is alone."""
 
-    def __init__(self, settings: WorkerSettings, device: torch.device, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+        join: Callable[[Tensor], object] | None = None,
+    ) -> None:
         self.settings, self.device, self.rank, self.world = settings, device, rank, world
+        self._join = join
         self.localiser = Localiser(settings.network)
         rows = settings.images.train
         chosen = np.random.default_rng([settings.fit.seed, 1]).permutation(rows)[:SCALING_IMAGES]
@@ -94,7 +104,7 @@ class Worker:
         self.history: list[dict[str, float]] = []
         self.precision: list[float] | None = None
 
-    def run(self, tell: Any, save: Any) -> None:
+    def run(self, tell: Callable[[dict[str, float]], None], save: Callable[[], None]) -> None:
         """Train to the end. tell: gets numbers of the curves; save: keeps `state`; every worker calls it."""
         settings, steps = self.settings, self.settings.fit.steps
         total, since = 0.0, 0
@@ -130,8 +140,8 @@ class Worker:
         return float(told)
 
     def _sum(self, values: Tensor) -> None:
-        if self.world > 1:
-            dist.all_reduce(values)
+        if self._join is not None:
+            self._join(values)
 
     def _judge(self) -> list[float]:
         """Average precision of each class on the images held out."""
