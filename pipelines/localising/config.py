@@ -35,9 +35,9 @@ class PoolingConfig(Section):
 class OptimConfig(Section):
     """AdamW with cosine decay"""
 
-    steps: Count = Field(default=1200, ge=1, description="optimiser steps")
+    steps: Count = Field(default=600, ge=1, description="optimiser steps")
     batch_images: int = Field(default=32, ge=1, description="images in a step, over all workers")
-    lr: float = Field(default=2e-3, gt=0, description="learning rate, at its highest")
+    lr: float = Field(default=1e-2, gt=0, description="learning rate, at its highest")
     weight_decay: float = Field(default=1e-4, ge=0, description="decoupled decay of weights")
 
 
