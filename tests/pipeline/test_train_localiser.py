@@ -18,7 +18,9 @@ from small_student import WIDTH, picture
 
 from models.localize.card import load_localiser
 from pipelines.classes import ClassSet
-from pipelines.config import LabelConfig
+from pipelines.config import LabelConfig, UsageError
+from pipelines.localising.config import LocaliserTraining
+from pipelines.localising.job import train_localiser
 from pipelines.tables.labels import SCHEMA, LabelTable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +61,7 @@ def publish(folder: Path) -> Path:
     return output
 
 
-def train(labels: Path, output: Path, *more: object) -> Finished:
+def train(labels: Path, output: Path) -> Finished:
     arguments = [
         "--labels", labels, "--output", output, "--workers", 2, "--network.size_px", 96, "--optim.steps", STEPS,
         "--optim.batch_images", 8, "--optim.lr", 0.02, "--validation_share", 0.25, "--group_by", "none",
@@ -67,7 +69,7 @@ def train(labels: Path, output: Path, *more: object) -> Finished:
     ]  # fmt: skip
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("MASKSTREAM_", "RAY_"))}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "pipelines/train_localiser.py"), *map(str, [*arguments, *more])],
+        [sys.executable, str(ROOT / "pipelines/train_localiser.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -89,14 +91,13 @@ def test_tags_teach_where_things_are(tmp_path: Path) -> None:
     assert card.classes == ("cat", "dog") and card.extra["mean_average_precision"] > 0.9
     photo, mask = picture(np.random.default_rng(5))
     maps, _ = net.locate(net.features(photo))
-    rows, columns = (
-        np.linspace(0, side - 1, cells).astype(int) for side, cells in zip(mask.shape, maps.shape[1:], strict=True)
-    )
-    small = mask[np.ix_(rows, columns)]
-    for place, class_id in enumerate((8, 12)):
-        assert maps[place][small == class_id].mean() > 2 * maps[place][small == 0].mean()
+    sides = zip(mask.shape, maps.shape[1:], strict=True)
+    small = mask[np.ix_(*(np.linspace(0, side - 1, cells).astype(int) for side, cells in sides))]
+    (on_cat, cat_on_dog), (dog_on_cat, on_dog) = ([one[small == 8].mean(), one[small == 12].mean()] for one in maps)
+    assert on_cat > 2 * cat_on_dog and on_dog > 2 * dog_on_cat
 
-    again = train(labels, output)
-    assert again.code == 0 and again.result == done.result and "is finished" in again.err
-    other = train(labels, output, "--optim.lr", 0.5)
-    assert other.code == 2 and "optim.lr was 0.02, is 0.5" in other.err
+    config = LocaliserTraining(**yaml.safe_load((output / "config.yaml").read_text()))
+    assert train_localiser(config) == done.result, "it is finished, and only tells its result"
+    other = config.model_copy(update={"seed": 3})
+    with pytest.raises(UsageError, match=r"seed was 0, is 3.*--restart"):
+        train_localiser(other)
