@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from models.evidence import MaskBank, decode_bank, encode_bank
+from models.evidence import MASK_SOURCES, MaskBank, decode_bank, encode_bank
+
+MadeBy = Literal["heat", "student", "localiser"]
+NETWORKS: tuple[MadeBy, ...] = ("student", "localiser")
+"""Those that look at pictures by themselves, and ask no heat."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,14 @@ class ClassMasks:
 
     bank: MaskBank
     class_ids: npt.NDArray[np.int32]
+
+    @property
+    def made_by(self) -> MadeBy:
+        """Whose masks these are: SAM's, asked by heat, or a network's. All of one image and kind are of one maker."""
+        for name in NETWORKS:
+            if (self.bank.source == MASK_SOURCES.index(name)).any():
+                return name
+        return "heat"
 
     def renamed(self, class_ids: Mapping[int, int] | None) -> "ClassMasks":
         """The masks of the classes that `class_ids` (old id to new) has, under their new ids; None: all as they are."""

@@ -46,7 +46,7 @@ class MaskBank:
     source: npt.NDArray[np.uint8]
 
 
-MASK_SOURCES = ("cluster", "grid", "point", "box", "heat", "student")
+MASK_SOURCES = ("cluster", "grid", "point", "box", "heat", "student", "localiser")
 
 
 @dataclass(frozen=True)

@@ -289,7 +289,7 @@ class LabelConfig(Section):
     labelers: tuple[str, ...] = Field(
         default=("clip", "sam"),
         description="what sees the images: clip and sam always, and students that train_student.py made: "
-        "clip,sam,student:out/student",
+        "clip,sam,student:out/student; and localisers of train_localiser.py: localiser:out/localiser",
     )
     pools: Literal["joint", "split"] = Field(
         default="joint", description="all models in every actor, or a pool for each model"
@@ -310,9 +310,10 @@ class LabelConfig(Section):
     @field_validator("labelers")
     @classmethod
     def _known_labelers(cls, labelers: tuple[str, ...]) -> tuple[str, ...]:
-        others = [name for name in labelers if name not in ("clip", "sam") and not name.startswith("student:")]
+        networks = ("student:", "localiser:")
+        others = [name for name in labelers if name not in ("clip", "sam") and not name.startswith(networks)]
         if others:
-            raise ValueError(f"{others[0]!r} is no labeler: clip, sam or student:REFERENCE")
+            raise ValueError(f"{others[0]!r} is no labeler: clip, sam, student:REFERENCE or localiser:REFERENCE")
         if not {"clip", "sam"} <= set(labelers):
             raise ValueError("clip and sam make the evidence that everything is decided on: name both")
         return labelers
@@ -338,6 +339,11 @@ class LabelConfig(Section):
     def students(self) -> list[str]:
         """References of the students among the labelers."""
         return [name.removeprefix("student:") for name in self.labelers if name.startswith("student:")]
+
+    @property
+    def localisers(self) -> list[str]:
+        """References of the localisers among them."""
+        return [name.removeprefix("localiser:") for name in self.labelers if name.startswith("localiser:")]
 
     @property
     def budget_seconds(self) -> float | None:

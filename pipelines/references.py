@@ -22,7 +22,7 @@ from fsspec.core import split_protocol, url_to_fs
 POCKET = Path(__file__).resolve().parents[1] / "models" / "pocket"
 IGNORED = {".md", ".txt.lock", ".lock"}  # A folder's digest is that of its weights and configuration, not of prose.
 VERSION_FIELDS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created", "size")  # As each store calls them.
-STUDENT_CARD = "card.json"  # What makes a folder a student's.
+STUDENT_CARD = "card.json"  # What makes a folder a student's, or a localiser's.
 HUB_FILES = ["*.json", "*.txt", "*.model"]  # Configuration and tokenizer.
 HUB_WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin", "*.pth"])  # The first kind that the repository has.
 
@@ -61,18 +61,27 @@ def resolve_student(reference: str, cache: str | Path | None = None, tracking_ur
     `reference` may be its OUTPUT, the `student` folder in it, a URL of either, or a model of the registry; of a remote
     OUTPUT only that folder is downloaded. Raises ModelReferenceError.
     """
-    inner = reference.rstrip("/") + "/student"
+    return _resolve_trained(reference, "student", cache, tracking_uri)
+
+
+def resolve_localiser(reference: str, cache: str | Path | None = None, tracking_uri: str = "") -> Resolved:
+    """The same of a localiser, of train_localiser.py."""
+    return _resolve_trained(reference, "localiser", cache, tracking_uri)
+
+
+def _resolve_trained(reference: str, kind: str, cache: str | Path | None, tracking_uri: str) -> Resolved:
+    inner = f"{reference.rstrip('/')}/{kind}"
     source = inner if _is_remote(reference) and _has_card(inner) else reference
     found = _locate(source, Path(cache or _default_cache()), tracking_uri)
-    folders = [found, found / "student"]
+    folders = [found, found / kind]
     if reference.startswith("models:"):  # MLflow keeps a model's files in a folder of its own making
         folders += sorted(card.parent for card in found.rglob(STUDENT_CARD))
     for folder in folders:
         if (folder / STUDENT_CARD).is_file():
             return Resolved(reference, folder, content_digest(folder))
     raise ModelReferenceError(
-        f"model reference {reference!r}: there is no student at {found}, which would be a folder with {STUDENT_CARD}; "
-        "give the --output of train_student.py, or the `student` folder in it"
+        f"model reference {reference!r}: there is no {kind} at {found}, which would be a folder with {STUDENT_CARD}; "
+        f"give the --output of train_{kind}.py, or the `{kind}` folder in it"
     )
 
 

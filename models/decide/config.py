@@ -19,14 +19,15 @@ Given = Literal[
     "noisy",
     "heat",
     "student",
+    "localiser",
     "learned",
     "references",
     "bias",
 ]
 """What some fields need before they matter, of the images at hand: classes that compete by their presence (`open`;
 `hinted`, `unhinted`: beside classes that are known, or without any), classes that have to appear, points, seeds of any
-kind, boxes, noisy maps, masks that SAM was asked for, what a student says, and of what the corpus taught: a head,
-references, bias."""
+kind, boxes, noisy maps, masks that SAM was asked for, what a student says, the maps of a localiser, and of what the
+corpus taught: a head, references, bias."""
 
 
 def _setting(
@@ -234,6 +235,15 @@ class DecideConfig:
         0.0,
         1.0,
         needs="student",
+    )
+    localiser_weight: float = _setting(
+        0.1,
+        "share of the maps of a localiser (--labelers ...,localiser:REF) of the classes that it knows, where tags say "
+        "which are there only of those",
+        0.0,
+        1.0,
+        needs="localiser",
+        later=True,
     )
     # Fusion with the background
     background_threshold: float = _setting(0.45, "fused strength below this is background", 0.05, 0.9)

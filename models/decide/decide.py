@@ -27,7 +27,7 @@ from models.decide.noisy import keep_noisy, planes_of, spread_noisy
 from models.decide.scene import Frame, Scene
 from models.decide.text_match import candidates, class_embeddings, heat, normalise, patch_scores, presence
 from models.decide.types import PROVENANCE, ClassArrays, Label, TextBank, WeakArrays
-from models.evidence import MASK_SOURCES, Evidence
+from models.evidence import Evidence
 from models.refine.grids import fit_grid, resize_maps
 from models.refine.guided import guided_upsample
 from models.refine.par import affinity, propagate
@@ -36,7 +36,6 @@ DECIDE_VERSION = 3
 """Raise it when the same inputs give another label; labels made by an older version are then made anew."""
 
 Maps = npt.NDArray[np.float32]
-STUDENT = MASK_SOURCES.index("student")
 
 
 def decide(
@@ -218,19 +217,23 @@ def bank_maps(scene: Scene) -> Maps:
 
 
 def blend_class_masks(scene: Scene, votes: Votes, masks: ClassMasks) -> None:
-    """Let evidence that knows classes speak for them: SAM's answers to their heat, or a student's probabilities."""
-    drawn = bank_on_grid(masks.bank, scene.size)
-    student = bool((masks.bank.source == STUDENT).any())
-    quality = np.ones(len(drawn), np.float32) if student else mask_quality(masks.bank)
-    share = scene.config.student_weight if student else scene.config.heat_mask_weight
+    """Let evidence that knows classes speak for them: SAM's answers to their heat, a student's probabilities, or the
+    maps of a localiser, of which tags say which ones count."""
+    drawn, kind, config = bank_on_grid(masks.bank, scene.size), masks.made_by, scene.config
+    share = {"heat": config.heat_mask_weight, "student": config.student_weight, "localiser": config.localiser_weight}
+    quality = {"heat": mask_quality(masks.bank), "localiser": masks.bank.iou}.get(kind, np.ones(len(drawn), np.float32))
     maps, weight = np.zeros_like(votes.strength), np.zeros(len(scene.rows), np.float32)
     for index, row in enumerate(scene.rows):
         own = masks.class_ids == scene.classes.ids[row]
         if own.any():
             # A student's probabilities add up where several of its classes became one.
-            maps[index] = np.minimum(drawn[own].sum(0), 1) if student else drawn[own].max(0)
-            weight[index] = share * quality[own].max()
-    votes.blend("student" if student else "mask", maps, weight[:, None, None])
+            maps[index] = np.minimum(drawn[own].sum(0), 1) if kind == "student" else drawn[own].max(0)
+            weight[index] = share[kind] * quality[own].max()
+    if kind == "localiser":
+        # The peak of a map is 1 whether its class is there or not. Who knows says it; else the localiser's own score.
+        known = np.where(scene.must, share[kind], 0).astype(np.float32)
+        weight = np.where(scene.must | (scene.weak.present is not None), known * (maps.max((1, 2)) > 0), weight)
+    votes.blend("mask" if kind == "heat" else kind, maps, weight[:, None, None])
 
 
 def blend_seeds(scene: Scene, votes: Votes, seeds: seed_rules.Seeds) -> None:

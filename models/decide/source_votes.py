@@ -11,16 +11,14 @@ from models.decide.masks import bank_on_grid, component_masks, region_votes
 from models.decide.scene import Scene
 from models.decide.seeds import BACKGROUND as BACKGROUND_ROW
 from models.decide.seeds import NOTHING, ids_to_rows
-from models.evidence import MASK_SOURCES
 from models.label_model import ABSTAIN, LabelModel
 from models.refine.grids import resize_nearest
 
-SOURCES = ("text", "component", "region", "asked", "student", "noisy")
+SOURCES = ("text", "component", "region", "asked", "student", "noisy", "localiser")
 """text: heat. component, region: the two readings of the mask bank. asked: masks that the heat asked SAM for. student:
-what a student says. noisy: the noisy map."""
+what a student says. noisy: the noisy map. localiser: its maps."""
 BACKGROUND = 0
 """Number of the background among the votes; a class has its row plus 1."""
-STUDENT = MASK_SOURCES.index("student")
 Maps = npt.NDArray[np.float32]
 Votes = npt.NDArray[np.int16]
 
@@ -104,7 +102,8 @@ def fusion_weights(model: LabelModel) -> Mapping[str, float]:
     if bank > 0:
         found["region_share"] = of["region"] / bank
     before = of["text"] + bank
-    for name, key in (("asked", "heat_mask_weight"), ("student", "student_weight"), ("noisy", "noisy_weight")):
+    weights = {"asked": "heat_mask_weight", "student": "student_weight", "localiser": "localiser_weight"}
+    for name, key in {**weights, "noisy": "noisy_weight"}.items():
         if model.coverage[SOURCES.index(name)] > 0:
             before += of[name]
             found[key] = of[name] / before
@@ -120,14 +119,14 @@ def _strengths(scene: Scene, of_classes: Sequence[ClassMasks]) -> dict[str, Maps
         found["region"] = region_votes(scene.heat, scene.masks, scene.quality) * peak
     for masks in of_classes:
         drawn = bank_on_grid(masks.bank, scene.size)
-        student = bool((masks.bank.source == STUDENT).any())
+        kind = masks.made_by
         maps = np.zeros_like(scene.heat)
         for index, row in enumerate(scene.rows):
             own = masks.class_ids == scene.classes.ids[row]
             if own.any():
                 # As *decide* blends them: probabilities of a student's classes that became one add up.
-                maps[index] = np.minimum(drawn[own].sum(0), 1) if student else drawn[own].max(0)
-        found["student" if student else "asked"] = maps
+                maps[index] = np.minimum(drawn[own].sum(0), 1) if kind == "student" else drawn[own].max(0)
+        found["asked" if kind == "heat" else kind] = maps
     return found
 
 

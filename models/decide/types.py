@@ -9,7 +9,10 @@ from models.corpus.bias import BiasStats
 from models.corpus.cosegment import References
 from models.corpus.head import Head
 
-PROVENANCE = ("background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy", "student", "human")
+PROVENANCE = (
+    "background", "text", "mask", "tag", "point", "scribble", "box", "partial", "noisy", "student", "human", "localiser"
+)  # fmt: skip
+"""Stored as indices: what is new comes last."""
 
 
 @dataclass(frozen=True)

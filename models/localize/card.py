@@ -26,6 +26,11 @@ class LocaliserCard:
     classes: tuple[str, ...]
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of its classes, as `extra` has them; their places, from 1, where it has none."""
+        return tuple(self.extra.get("ids", range(1, len(self.classes) + 1)))
+
     def __post_init__(self) -> None:
         if len(self.classes) != self.config.classes:
             raise ValueError(f"{len(self.classes)} names for {self.config.classes} classes")
@@ -46,6 +51,22 @@ def save_localiser(folder: str | Path, localiser: Localiser, card: LocaliserCard
     part.replace(folder / CARD_FILE)
 
 
+def load_card(folder: str | Path) -> LocaliserCard:
+    """Raises FileNotFoundError where there is none, ValueError where it is damaged or of something else."""
+    path = Path(folder) / CARD_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no localiser: {CARD_FILE} is missing")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version is {content['format_version']}, this version reads {FORMAT_VERSION}")
+        spec = content["config"]
+        config = LocaliserConfig(**{**spec, "pooling": Pooling(**spec["pooling"])})
+        return LocaliserCard(config, tuple(content["classes"]), content["extra"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no localiser's card: {type(error).__name__}: {error}") from error
+
+
 def load_localiser(folder: str | Path, device: str = "cpu") -> tuple[Localiser, LocaliserCard]:
     """A saved localiser in evaluation mode on a device ("auto": the GPU where there is one), and its card.
 
@@ -53,19 +74,10 @@ def load_localiser(folder: str | Path, device: str = "cpu") -> tuple[Localiser, 
         FileNotFoundError: a file is missing. ValueError: a damaged card, or weights that are not those of the card.
     """
     folder = Path(folder)
-    for name in (CARD_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no localiser: {name} is missing")
-    try:
-        content = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        if content["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format_version is {content['format_version']}, this version reads {FORMAT_VERSION}")
-        spec = content["config"]
-        config = LocaliserConfig(**{**spec, "pooling": Pooling(**spec["pooling"])})
-        card = LocaliserCard(config, tuple(content["classes"]), content["extra"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CARD_FILE} is no localiser's card: {type(error).__name__}: {error}") from error
-    localiser = Localiser(config)
+    card = load_card(folder)
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise FileNotFoundError(f"{folder} holds no localiser: {WEIGHTS_FILE} is missing")
+    localiser = Localiser(card.config)
     try:
         localiser.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (RuntimeError, SafetensorError) as error:

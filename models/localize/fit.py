@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -66,14 +66,63 @@ def loss_of_patches(localiser: Localiser, batch: PatchBatch) -> Tensor:
     return patch_loss(logits, batch.targets, batch.can_be, weights / (weights * shares).sum())
 
 
+class Fitter:
+    """The training of a localiser's head, from new weights, one step at a time. The same losses and seed give the same
+    head."""
+
+    def __init__(self, localiser: Localiser, config: FitConfig) -> None:
+        self.localiser, self.config = localiser, config
+        self.done = 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            for part in localiser.head.modules():
+                if isinstance(part, nn.Conv2d):
+                    part.reset_parameters()
+        parameters = localiser.head.parameters()
+        self._optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
+
+    def step(self, loss: Tensor, join: Callable[[Tensor], None] = lambda gradient: None) -> None:
+        """Descend on a scalar. join: called with each gradient, to add those of other processes to it in place."""
+        config = self.config
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.done / config.steps))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for parameter in self.localiser.head.parameters():
+            assert parameter.grad is not None
+            join(parameter.grad)
+        self._optimizer.step()
+        self.done += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a training goes on from: the head, how features are scaled, the optimiser."""
+        weights = {name: tensor for name, tensor in self.localiser.state_dict().items() if not _frozen(name)}
+        return {"done": self.done, "weights": weights, "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.done = state["done"]
+        load_head(self.localiser, state)
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def load_head(localiser: Localiser, state: dict[str, Any]) -> None:
+    """Put what a training came to (`Fitter.state_dict`) into a localiser, whose backbone stays as it is."""
+    missing, _ = localiser.load_state_dict(state["weights"], strict=False)
+    if not all(_frozen(name) for name in missing):
+        raise ValueError(f"the state holds no {', '.join(name for name in missing if not _frozen(name))}")
+
+
+def _frozen(name: str) -> bool:
+    return name.startswith("backbone.")
+
+
 def fit(
     localiser: Localiser,
     batches: Iterable[Batch],
     loss_of: Callable[[Localiser, Batch], Tensor],
     config: FitConfig = FitConfig(),
 ) -> list[float]:
-    """Train the head in place, from new weights; returns the loss of every step. The same batches and seed give the
-    same head.
+    """Train the head in place, from new weights; returns the loss of every step.
 
     Args:
         batches: at least `config.steps` of them, in the order they are to be seen; no more are taken.
@@ -81,23 +130,14 @@ def fit(
     Raises:
         ValueError: the batches end too soon.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        for part in localiser.head.modules():
-            if isinstance(part, nn.Conv2d):
-                part.reset_parameters()
-    optimizer = torch.optim.AdamW(localiser.head.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    fitter = Fitter(localiser, config)
     losses: list[float] = []
     stream = iter(batches)
     for step in range(config.steps):
         batch = next(stream, None)
         if batch is None:
             raise ValueError(f"the batches ended after {step} of {config.steps} steps")
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         loss = loss_of(localiser, batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        fitter.step(loss)
         losses.append(loss.item())
     return losses

@@ -6,13 +6,14 @@ Araslanov and Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-PoolingKind = Literal["gap", "gmp", "softmax", "topk", "gap+gmp+focal"]
+from models.localize.kinds import PoolingKind
+
 _FOCAL_POWER, _FOCAL_FLOOR, _FOCAL_BACKGROUND = 3, 0.01, 1.0
 
 

@@ -70,7 +70,8 @@ class Method:
         if self.part == "text":
             told = {**dict(label.text), "templates": TEMPLATES}
             return all(told[name] == value for name, value in self.on.items())
-        asked = {"heat": label.heat.kind != "none", "student": bool(label.students)}
+        networks = {"student": bool(label.students), "localiser": bool(label.localisers)}
+        asked = {"heat": label.heat.kind != "none", **networks}
         learned = self.part != "corpus" or label.learn.enabled
         return self.is_on(label.decide) and learned and all(asked.get(need, True) for need in self.needs)
 
@@ -159,6 +160,7 @@ METHODS = (
     ),
     Method("heat_masks", "masks that heat asks SAM for", "GenSAM and GPRN, 2024", off={"heat_mask_weight": 0.0}),
     Method("student", "a student's say", "Lee, Pseudo-Label, 2013", off={"student_weight": 0.0}),
+    Method("localiser", "maps of a localiser that tags taught", "USAGE, ICCV 2023", off={"localiser_weight": 0.0}),
     Method("seeds", "what looks like seeds", "ours", off={"seed_weight": 0.0}),
     Method("seed_masks", "masks that hold seeds", "ours", off={"seed_mask_share": 0.0}, builds_on=("seeds",)),
     Method("seed_flow", "flow from seeds", "Grady, Random Walks, 2006", off={"seed_flow_weight": 0.0}),

@@ -12,7 +12,7 @@ from models import class_masks
 from models import evidence as evidence_record
 from models.class_masks import ClassMasks
 from models.decide.config import DecideConfig
-from models.decide.decide import STUDENT, marked_classes, noted_classes
+from models.decide.decide import marked_classes, noted_classes
 from models.decide.seeds import has_seeds
 from models.decide.types import ClassArrays, TextBank, WeakArrays
 from models.evidence import Evidence
@@ -259,7 +259,7 @@ def _given(weak: WeakArrays, classes: ClassArrays, of_classes: Collection[ClassM
     sure = must | (noted_classes(weak, classes) & ~weak.absent)
     gated = classes.background_id is not None
     competing = bool((~sure & ~weak.absent).any())
-    students = [bool((masks.bank.source == STUDENT).any()) for masks in of_classes]
+    makers = {masks.made_by for masks in of_classes}
     flags = {
         # Classes that nobody named take part by their presence; so do those of noisy maps, for its power.
         "open": competing or bool((sure & ~must).any()),
@@ -270,7 +270,5 @@ def _given(weak: WeakArrays, classes: ClassArrays, of_classes: Collection[ClassM
         "seeds": has_seeds(weak, people=False),
         "boxes": len(weak.boxes) > 0,
         "noisy": weak.noisy is not None,
-        "heat": not all(students),
-        "student": any(students),
     }
-    return {name for name, there in flags.items() if there}
+    return {name for name, there in flags.items() if there} | makers

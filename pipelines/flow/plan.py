@@ -9,7 +9,7 @@ from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import TODO
 from pipelines.flow.progress import duration
 from pipelines.flow.run import Run
-from pipelines.stages import decide, heat, observers, read, student, write
+from pipelines.stages import decide, heat, localiser, observers, read, student, write
 from pipelines.stages.base import StageSpec, check_chain
 from pipelines.stages.observers import Models
 
@@ -18,7 +18,7 @@ PROBE_IMAGES = 4
 
 def stages(config: LabelConfig) -> list[tuple[tuple[StageSpec, ...], Sequence[str]]]:
     """The chains of a run, each with the columns it starts from: observe (assets to evidence), where they are asked
-    for heat and students (the same, knowing classes), then decide (evidence to labels)."""
+    for heat, students and localisers (the same, knowing classes), then decide (evidence to labels)."""
     models: tuple[StageSpec, ...] = (observers.ALL_SPEC,)
     if config.pools == "split":
         models = (observers.CLIP_SPEC, observers.SAM_SPEC)
@@ -26,6 +26,7 @@ def stages(config: LabelConfig) -> list[tuple[tuple[StageSpec, ...], Sequence[st
     if config.heat.kind != "none":
         chains.append((read.SPEC, heat.SPEC, write.SPEC))
     chains += [(read.SPEC, student.SPEC, write.SPEC)] * len(config.students)
+    chains += [(read.SPEC, localiser.SPEC, write.SPEC)] * len(config.localisers)
     return [*((chain, TODO.names) for chain in chains), ((decide.SPEC,), decide.WORK.names)]
 
 

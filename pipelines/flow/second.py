@@ -1,13 +1,14 @@
 """Evidence of the second kind: what models see that know classes. Optional, keyed, stored beside the first.
 
 Each kind has a folder of its own in the evidence store; its id holds all that changes its numbers. That of SAM's
-answers to class heat holds the class set: a new class asks again. A student's holds the student: it knows what it
-knows. New thresholds never ask.
+answers to class heat holds the class set: a new class asks again. A student's or localiser's holds that network:
+it knows what it knows. New thresholds never ask.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
+from typing import Self
 
 from models.decide.types import TextBank
 from models.observe_config import key_fields
@@ -18,17 +19,18 @@ from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import Known, look_up
 from pipelines.flow.run import Run, digest
 from pipelines.migrations import read_class
-from pipelines.references import ModelReferenceError, Resolved, resolve_student
+from pipelines.references import ModelReferenceError, Resolved, resolve_localiser, resolve_student
 from pipelines.stages.heat import TEXT_MATCH, HeatStage, HeatStageConfig
+from pipelines.stages.localiser import LocaliserStage
 from pipelines.stages.observe import PoolConfig, pool_columns
 from pipelines.stages.observers import Models
 from pipelines.stages.read import ReadConfig
-from pipelines.stages.student import StudentStage, StudentStageConfig
+from pipelines.stages.student import NetworkStage, NetworkStageConfig, StudentStage
 from pipelines.tracking import choose_store
 
 # Raise one whenever the same inputs give other masks.
 HEAT_VERSION = 1
-STUDENT_VERSION = 1
+VERSIONS = {"student": 1, "localiser": 1}
 
 
 @dataclass
@@ -91,45 +93,95 @@ class Heat(Second):
 
 
 @dataclass
-class Student(Second):
-    """A trained student as one more labeler."""
+class Network(Second):
+    """A trained network as one more labeler; it knows what it knows, whatever is asked for."""
 
     found: Resolved = field(kw_only=True)
     registry: str = field(kw_only=True)
-    name = "student"
 
     @classmethod
-    def of(cls, run: Run, reference: str) -> "Student":
+    def of(cls, run: Run, reference: str) -> Self:
         try:
             registry = choose_store(run.config.tracking.uri, run.config.output)[0]
-            found = resolve_student(reference, tracking_uri=registry)
+            found = cls.resolve(reference, registry)
         except ModelReferenceError as error:
             raise UsageError(f"--labelers: {error}") from error
         # As of the first evidence: deciding alone takes what there is, wherever it was made.
         devices = sorted(("cpu", "cuda"), key=lambda device: device != run.layout.device)
         picture_px = run.config.observe.picture_px
-        ids = [digest(["student", found.digest, picture_px, device, STUDENT_VERSION]) for device in devices]
+        ids = [digest([cls.name, found.digest, picture_px, device, VERSIONS[cls.name]]) for device in devices]
         stores = [replace(run, observe_id=one) for one in ids]
         there = [one for one in stores if run.config.from_evidence and storage.list_files(one.store.url)]
         kind = cls(run, (there or stores)[0], found=found, registry=registry)
         if not kind.class_ids():
-            raise UsageError(f"--labelers: the student {reference} knows none of the classes {run.classes.names[:8]}")
+            known = run.classes.names[:8]
+            raise UsageError(f"--labelers: the {cls.name} {reference} knows none of the classes {known}")
         return kind
+
+    @classmethod
+    def resolve(cls, reference: str, registry: str) -> Resolved:
+        """Raises ModelReferenceError."""
+        raise NotImplementedError
 
     def asking(self, row: Wanted, first: Known) -> Wanted:
         return replace(row, hints="", hints_digest="")
 
     def pool(self, text: TextBank, models: Models, chunk_images: int) -> PoolConfig:
-        config = StudentStageConfig(self.found.reference, self.found.digest, self.registry)
-        build = partial(StudentStage, config, self.first.layout.device)
+        config = NetworkStageConfig(self.found.reference, self.found.digest, self.registry)
+        build = partial(self.stage, config, self.first.layout.device)
         return PoolConfig(build, self._read(), pool_columns(), chunk_images, threads=1)
 
+    def stage(self, config: NetworkStageConfig, device: str) -> NetworkStage:
+        """Made in an actor."""
+        raise NotImplementedError
+
     def class_ids(self) -> Mapping[int, int]:
+        return _same_names(self.knows(), self.first.classes)
+
+    def knows(self) -> list[tuple[int, str]]:
+        """Ids and names of its classes without a background."""
+        raise NotImplementedError
+
+
+@dataclass
+class Student(Network):
+    """A student of train_student.py: probabilities."""
+
+    name = "student"
+
+    @classmethod
+    def resolve(cls, reference: str, registry: str) -> Resolved:
+        return resolve_student(reference, tracking_uri=registry)
+
+    stage = staticmethod(StudentStage)
+
+    def knows(self) -> list[tuple[int, str]]:
         from models.students.card import load_card
 
         card = load_card(self.found.path)
-        named = zip(card.ids, card.names, strict=True)
-        return _same_names(list(named)[1 if card.background else 0 :], self.first.classes)
+        return list(zip(card.ids, card.names, strict=True))[1 if card.background else 0 :]
+
+
+@dataclass
+class Localiser(Network):
+    """A localiser of train_localiser.py: class activation maps."""
+
+    name = "localiser"
+
+    @classmethod
+    def resolve(cls, reference: str, registry: str) -> Resolved:
+        return resolve_localiser(reference, tracking_uri=registry)
+
+    stage = staticmethod(LocaliserStage)
+
+    def knows(self) -> list[tuple[int, str]]:
+        from models.localize.card import load_card
+
+        try:
+            card = load_card(self.found.path)
+        except ValueError as error:
+            raise UsageError(f"--labelers: {error}") from error
+        return list(zip(card.ids, card.classes, strict=True))
 
 
 def _same_names(known: Sequence[tuple[int, str]], classes: ClassSet) -> dict[int, int]:
@@ -141,7 +193,8 @@ def _same_names(known: Sequence[tuple[int, str]], classes: ClassSet) -> dict[int
 def kinds(run: Run) -> list[Second]:
     """The kinds that the config asks for."""
     found: list[Second] = [] if run.config.heat.kind == "none" else [Heat.of(run)]
-    return found + [Student.of(run, reference) for reference in run.config.students]
+    found += [Student.of(run, reference) for reference in run.config.students]
+    return found + [Localiser.of(run, reference) for reference in run.config.localisers]
 
 
 def join(first: Known, seconds: Sequence[Second]) -> None:

@@ -1,6 +1,6 @@
 """The settings of a training: one typed tree, from YAML, then environment, then flags. Free of torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -190,7 +190,7 @@ class TrainConfig(Section):
 FREE = ("output", "restart", "register_model", "workers", "execution", "tracking", "snapshot", "checkpoint_every_steps")
 
 
-def learned_settings(config: TrainConfig) -> dict[str, object]:
+def learned_settings(config: Any) -> dict[str, object]:
     """The settings that decide what is learned: they must be the same for a training to go on."""
     values: dict[str, object] = config.model_dump(mode="json")
     return {name: value for name, value in values.items() if name not in FREE}

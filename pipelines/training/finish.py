@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pipelines.training.job import Told, Training
 
 PICTURES = 8
+STATE_FILE = "state.pt"
+"""What a worker saves, in the folder of a checkpoint."""
 FEW_VALIDATION_IMAGES = 20
 SKIPPED_KEPT = 100
 UNKNOWN_RGB = (255, 255, 255)
@@ -74,8 +76,6 @@ def finish(training: "Training", checkpoint: str, told: "Told", tracker: Tracker
 def read_state(output: str, checkpoint: str) -> dict[str, Any]:
     """What a worker saved; tensors on the CPU."""
     import torch
-
-    from pipelines.training.worker import STATE_FILE
 
     filesystem, _ = storage.arrow_filesystem(output)
     with filesystem.open_input_stream(f"{checkpoint}/{STATE_FILE}") as stream:

@@ -1,6 +1,5 @@
 """A training from beginning to end, as the driver sees it: plan, train, finish."""
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -13,11 +12,11 @@ import yaml
 from pipelines import execution, storage
 from pipelines.config import UsageError
 from pipelines.flow.progress import duration, say
-from pipelines.flow.results import TRAINER_THREAD
 from pipelines.flow.stop import RunFailed, stop_on_signals
 from pipelines.tracking import Tracker
 from pipelines.training import record
 from pipelines.training.config import TrainConfig
+from pipelines.training.drive import drive
 from pipelines.training.layout import TrainLayout, layout, shape
 from pipelines.training.loader import LoaderSettings, StreamLoader
 from pipelines.training.monitor import Event, Monitor
@@ -25,7 +24,6 @@ from pipelines.training.record import Record
 from pipelines.training.sources import Prepared, prepare
 from pipelines.training.stream import Shape, checkpoint_name, dataset
 
-POLL_SECONDS = 0.5
 SKIPPED_TOLD = 20
 CHECKPOINTS = "checkpoints"
 KEPT_CHECKPOINTS = 2
@@ -205,31 +203,8 @@ def _fit(training: Training, tracker: Tracker) -> tuple[Told, str]:
 
     execution.set_up_data()
     monitor = ray.remote(Monitor).options(num_cpus=0).remote()
-    trainer = _trainer(training, monitor)
-    outcome: dict[str, Any] = {}
-
-    def fit() -> None:
-        try:
-            outcome["result"] = trainer.fit()
-        except Exception as error:
-            outcome["error"] = error
-
-    # Not in the main thread: there, Ray would take SIGINT for itself.
-    thread = threading.Thread(target=fit, name=TRAINER_THREAD, daemon=True)
-    thread.start()
     told = Told(skipped={})
-    listener = Listener(training, tracker, told)
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
-        listener.take(*ray.get(monitor.take.remote()))
-    listener.take(*ray.get(monitor.take.remote()))
-    if "error" in outcome:
-        raise RunFailed(_reason(outcome["error"])) from outcome["error"]
-    checkpoint = outcome["result"].checkpoint
-    if checkpoint is None:
-        raise RunFailed("the workers ended without a checkpoint: please report this")
-    ray.kill(monitor)
-    return told, checkpoint.path
+    return told, drive(_trainer(training, monitor), monitor, Listener(training, tracker, told).take)
 
 
 def _trainer(training: Training, monitor: Any) -> Any:
@@ -274,17 +249,6 @@ def _trainer(training: Training, monitor: Any) -> Any:
         datasets={"train": stream},
         dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of what went wrong on a worker, and which."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for rank, failure in sorted(failures.items()):
-        lines = [line for line in str(failure).strip().splitlines() if line.strip()]
-        if lines:
-            return f"worker {rank}: {lines[-1].strip()}"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
 
 
 class Listener:

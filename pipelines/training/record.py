@@ -1,13 +1,14 @@
 """What an output folder says of the training in it: `training.json` while it runs, `summary.json` when it is done."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pipelines import storage
 from pipelines.config import UsageError
 from pipelines.tracking import flatten
-from pipelines.training.config import TrainConfig, learned_settings
+from pipelines.training.config import learned_settings
 
 RECORD, SUMMARY = "training.json", "summary.json"
 # In the order in which they go: whatever a kill leaves of it is no finished training, nor one without its record.
@@ -27,17 +28,27 @@ class Record:
     summary: dict[str, Any] | None = field(default=None)
 
 
-def learned(config: TrainConfig) -> dict[str, str]:
+class Trains(Protocol):
+    """Settings of a job that trains something."""
+
+    restart: bool
+    snapshot: int | None
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+
+def learned(config: Trains) -> dict[str, str]:
     return flatten(learned_settings(config))
 
 
-def open_output(config: TrainConfig, output: str) -> Record | None:
-    """The training that is in the output already, None for a new one; with --restart nothing is left of it.
+def open_output(config: Trains, output: str, made: Sequence[str] = MADE) -> Record | None:
+    """The training that is in the output already, None for a new one; with --restart nothing is left of it, which is
+    of what trainings of its kind have `made`.
 
     Raises UsageError where the output holds a training with other settings.
     """
     if config.restart:
-        for name in MADE:
+        for name in made:
             remove(storage.join(output, name))
         return None
     address = storage.join(output, RECORD)

@@ -18,11 +18,11 @@ from models.metrics import Confusion
 from pipelines.classes import ClassSet
 from pipelines.training import batches
 from pipelines.training.config import TrainConfig, learned_settings
+from pipelines.training.finish import STATE_FILE
 from pipelines.training.learner import Learner, lr_factor
 from pipelines.training.stream import TRAIN, Round, Shape, checkpoint_name, rounds_at_once, segment
 from pipelines.training.teachers import load_teachers
 
-STATE_FILE = "state.pt"
 WARM_STEPS = 10
 """Steps of a process that its rate leaves out: the loaders start and the caches fill."""
 

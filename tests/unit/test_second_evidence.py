@@ -25,7 +25,7 @@ from pipelines.flow.observing import Known
 from pipelines.flow.run import Run
 from pipelines.stages.heat import HeatStage, HeatStageConfig
 from pipelines.stages.observers import Models
-from pipelines.stages.student import StudentStage, StudentStageConfig
+from pipelines.stages.student import NetworkStageConfig, StudentStage
 from pipelines.text import text_bank
 
 
@@ -132,7 +132,7 @@ def test_a_student_speaks_of_the_classes_it_shares_by_name(tmp_path: Path, stude
     with pytest.raises(UsageError, match="labelers"):
         second.kinds(run_at(tmp_path, heat={"kind": "none"}, labelers=["clip", "sam", f"student:{tmp_path}"]))
 
-    stage = StudentStage(StudentStageConfig(str(student), kind.found.digest, ""), "cpu")
+    stage = StudentStage(NetworkStageConfig(str(student), kind.found.digest, ""), "cpu")
     record = {"picture": photographs.chelsea()}
     stage.finish(stage.forward([stage.prepare(record)]), [record])
     masks = class_masks.decode(record)

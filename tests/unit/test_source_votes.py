@@ -17,7 +17,7 @@ from models.refine.grids import resize_nearest
 
 WORLD = make_world()
 CONFIG = DecideConfig()
-TEXT, COMPONENT, REGION, ASKED, STUDENT, NOISY = range(len(SOURCES))
+TEXT, COMPONENT, REGION, ASKED, STUDENT, NOISY, LOCALISER = range(len(SOURCES))
 
 
 def scene_of(given: WeakArrays, **changed: object) -> Scene:
@@ -39,7 +39,7 @@ def test_sources_call_pixels_by_themselves() -> None:
         assert said.mean() > 0.5
         assert (votes[said, source] == truth[said]).mean() > 0.7, SOURCES[source]
         assert set(np.unique(votes[:, source])) <= {-1, 0, 1, 2, 3}
-    assert (votes[:, [ASKED, STUDENT, NOISY]] == -1).all(), "sources that the image does not have abstain"
+    assert (votes[:, [ASKED, STUDENT, NOISY, LOCALISER]] == -1).all(), "sources that the image does not have abstain"
 
 
 def test_unsure_sources_abstain() -> None:
@@ -59,13 +59,13 @@ def test_noisy_maps_students_and_asked_masks_vote() -> None:
     second = [
         ClassMasks(MaskBank(shape, np.ones(2, np.float32), np.ones(2, np.float32),
                             np.full(2, MASK_SOURCES.index(kind), np.uint8)), np.array([2, 4], np.int32))
-        for kind in ("heat", "student")
+        for kind in ("heat", "student", "localiser")
     ]  # fmt: skip
     votes = source_votes(scene, of_classes=second)
     truth = truth_of(scene)
     given = resize_nearest(noisy, scene.size).ravel()
     np.testing.assert_array_equal(votes[:, NOISY], given)
-    for source in (ASKED, STUDENT):
+    for source in (ASKED, STUDENT, LOCALISER):
         dogs = votes[:, source] == 2
         assert dogs.any() and (truth[dogs] == 2).mean() > 0.95
         assert 4 not in votes[:, source], "a class that does not take part gets no vote"
@@ -97,6 +97,7 @@ def test_segments_say_what_most_of_their_pixels_say() -> None:
 
 def test_weights_follow_who_is_right() -> None:
     def model(*accuracy: float) -> LabelModel:
+        accuracy = (*accuracy, *[0.0] * (len(SOURCES) - len(accuracy)))
         confusion = np.stack([np.full((3, 3), (1 - a) / 2) + np.eye(3) * (a - (1 - a) / 2) for a in accuracy])
         return LabelModel(confusion, np.full(3, 1 / 3), np.array([a > 0 for a in accuracy], float))
 

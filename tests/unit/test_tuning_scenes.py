@@ -53,7 +53,7 @@ def second(source: str) -> ClassMasks:
     return ClassMasks(rolled, np.array([1, 2, 3, 2, 4], np.int32))
 
 
-OTHERS = ((), (second("heat"),), (second("student"),))
+OTHERS = ((), (second("heat"),), (second("student"),), (second("localiser"),))
 
 
 def case(number: int, of_classes: tuple[ClassMasks, ...] = ()) -> Case:
@@ -232,7 +232,8 @@ def test_what_images_have() -> None:
     assert given([case(2)], CLASSES, WORLD.text) == {"open", "hinted", "named", "points", "seeds"}
     assert given([case(3)], CLASSES, WORLD.text) == {"open", "hinted", "named", "boxes"}
     assert given([case(4)], CLASSES, WORLD.text) == {"open", "hinted", "noisy"}
-    assert given([case(0, (second("heat"), second("student")))], CLASSES, WORLD.text) == {"named", "heat", "student"}
+    for seen in (("heat", "student"), ("localiser",)):
+        assert given([case(0, tuple(map(second, seen)))], CLASSES, WORLD.text) == {"named", *seen}
     for need in ("learned", "references", "bias"):
         assert given([case(0)], CLASSES, text_with(need)) == {"named", need}
 
