@@ -4,13 +4,12 @@
 
 Runs the real `pipelines/label_corpus.py` on every third frame of CamVid train, with tags from the masks, and then
 decides again from the stored evidence; tags are known to all methods and to what they are measured against. Settings
-are the modules' own, none is chosen here. One direction of row 1 needs background: VOC's gold100, without tags. Rows
-are those of the methods' design: 1 ExCEL, 8 MARS, 9 DTH-CP, 10 P2Seg, 14 LMS-Net, 19 AutoWS, 31 CoSOD, 35 LogicSeg,
-42 GPRN, 45 GenSAM, 46 ReCo. Nothing is trained, and val is not read.
+are the modules' own, none is chosen here. Rows are those of the methods' design: 1 ExCEL, 8 MARS, 9 DTH-CP, 10 P2Seg,
+14 LMS-Net, 19 AutoWS, 31 CoSOD, 35 LogicSeg, 42 GPRN, 45 GenSAM, 46 ReCo. Nothing is trained, and val is not read.
 
 The pocket CLIP hardly knows the words of streets: labels from tags alone have an mIoU near 0.05 here, so that what
-builds on its heat is told apart by little more than noise. Where a method may begin from clicks or from one frame with
-a mask instead, that is measured too.
+builds on its heat is told apart by little more than noise. Where a method may begin from clicks, or from one frame with
+a mask, that is measured too; and rows 1, 19, 42 and 45, which live on that heat, on VOC's gold100 as well.
 
 A line for each direction, with what it is measured by, both numbers, and in how many frames, or pairs of frames and
 classes, it is so. Prints one JSON object on its last line; the same command goes on where --keep has results.
@@ -22,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from directions import Frame, Line, Tally, skipped, wins
 
 from models.checks import Rules, infer, logic_scores
 from models.decide.config import HEAT_ONLY, HEAT_PAR, DecideConfig
-from models.decide.decide import decide, heat_to_ask, look
+from models.decide.decide import heat_to_ask, look
 from models.decide.patches import START_TEMPERATURE, patch_affinity
 from models.decide.source_votes import source_votes
 from models.decide.types import WeakArrays
@@ -46,7 +46,7 @@ from models.refine.mumford_shah import MumfordShahConfig, mumford_shah
 from pipelines.class_builtins import CAMVID
 from pipelines.classes import ClassSet
 from pipelines.corpus.simulate import simulate
-from pipelines.evaluation.cases import Cases, load, open_source
+from pipelines.evaluation.cases import load, open_source
 from pipelines.evaluation.config import GoldConfig
 from pipelines.references import resolve
 from pipelines.stages.observe import limit_threads
@@ -56,10 +56,6 @@ EVERY = 3
 PARENTS = {"car": "vehicle", "bicyclist": "vehicle", "road": "flat", "pavement": "flat"}
 BUDGET, PIXELS = 100, 200
 """Pixels whose class is known, and pixels of a frame that are voted on."""
-
-
-def tagged(present: np.ndarray) -> WeakArrays:
-    return replace(WeakArrays.none(len(present)), present=present, absent=~present)
 
 
 def camvid(data: Path, folder: Path) -> tuple[list[Frame], list[str]]:
@@ -80,23 +76,39 @@ def camvid(data: Path, folder: Path) -> tuple[list[Frame], list[str]]:
             "label_corpus.py", "--corpus", photos, "--classes", "camvid", "--weak-file", weak, "--output", output,
             "--report.images", 0,
         )  # fmt: skip
-    cases = loaded(output, GoldConfig(uri=str(data / "trainannot"), classes="camvid", ignore=VOID))
-    frames = []
-    for case in cases.items:
-        present = np.array([(case.gold == row).any() for row in range(len(cases.names))])
-        photo, weak = data / "train" / case.asset, tagged(present)
-        told = simulate(np.where(case.gold < VOID, case.gold, -1).astype(np.int32), names, case.asset, ["points"])
-        at = np.array([(one["x"], one["y"]) for one in told["points"]], np.float32)
-        of = np.array([cases.names.index(one["class"]) for one in told["points"]], np.int32)
-        clicked = replace(weak, points=at, point_classes=of)
-        frames.append(Frame(photo, case.evidence, case.gold, present, weak, clicked, cases.text, cases.classes))
-    return frames, list(cases.names)
+    gold = GoldConfig(uri=str(data / "trainannot"), classes="camvid", ignore=VOID)
+    return loaded(output, gold, data / "train")
 
 
-def loaded(output: Path, gold: GoldConfig) -> Cases:
+def voc(data: Path, folder: Path) -> tuple[list[Frame], list[str]]:
+    """The same of gold100; the first name is background's."""
+    output = folder / "voc"
+    if not (output / "labels").exists():
+        job(
+            "label_corpus.py", "--corpus", f"voc:{data}", "--split", "gold100", "--weak", "none", "--output", output,
+            "--report.images", 0,
+        )  # fmt: skip
+    return loaded(output, GoldConfig(uri=f"voc:{data}", split="gold100"), data)
+
+
+def loaded(output: Path, gold: GoldConfig, photos: Path) -> tuple[list[Frame], list[str]]:
     source = open_source(str(output), None, gold)
     cases = load(source, source.rows)
-    return replace(cases, text=replace(cases.text, head=None))
+    text, names, ids = replace(cases.text, head=None), dict(enumerate(cases.names)), cases.classes.ids
+    assert [names[id] for id in ids] == cases.classes.names, "the masks' classes are the labels', under the same ids"
+    frames = []
+    for case in cases.items:
+        assert case.gold is not None
+        mask = np.where(case.gold < len(names), case.gold, -1)
+        present = np.array([(mask == id).any() for id in ids])
+        weak = replace(WeakArrays.none(len(ids)), present=present, absent=~present)
+        told = simulate(mask.astype(np.int32), names, case.asset, ["points"])["points"]
+        at = np.array([(one["x"], one["y"]) for one in told], np.float32)
+        of = [cases.classes.names.index(one["class"]) if one["class"] != "background" else -1 for one in told]
+        clicked = replace(weak, points=at, point_classes=np.array(of, np.int32))
+        photo = photos / case.asset
+        frames.append(Frame(photo, case.evidence, mask, present, weak, clicked, text, cases.classes))
+    return frames, list(cases.names)
 
 
 # Row 1: text heat, its refinement, background words.
@@ -110,31 +122,18 @@ def heat_lines(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[Line]:
     yield refined.line(1, "mIoU from tags", heat)
 
 
-def word_lines(data: Path, folder: Path) -> Iterator[Line]:
+def word_lines(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[Line]:
     """How much of the photographs gets classes that are not in them, with background words and without."""
-    what = "share of VOC's gold100 called classes that are not in the photograph, no tags"
-    if not data.exists():
-        yield skipped(1, what, f"there is no {data}")
-        return
-    output = folder / "voc"
-    if not (output / "labels").exists():
-        job(
-            "label_corpus.py", "--corpus", f"voc:{data}", "--split", "gold100", "--weak", "none", "--output", output,
-            "--report.images", 0,
-        )  # fmt: skip
-    cases = loaded(output, GoldConfig(uri=f"voc:{data}", split="gold100"))
-    shares: dict[str, list[float]] = {}
-    for name, weight in (("with words", DecideConfig().background_words_weight), ("without", 0.0)):
-        config = replace(DecideConfig(), **HEAT_PAR, background_words_weight=weight)
-        shares[name] = []
-        for case in cases.items:
-            weak = WeakArrays.none(len(cases.classes.ids))
-            label = cases.index_of[decide(case.evidence, cases.text, cases.classes, weak, config).class_map]
-            false = (label != 0) & ~np.isin(label, np.unique(case.gold))
-            shares[name].append(float(false.mean()))
-    a, b = (float(np.mean(values)) for values in shares.values())
-    note = wins(shares["without"], shares["with words"])
-    yield Line(1, what, "with background words", a, "without", b, a < b, note)
+    shares: dict[float, list[float]] = {DecideConfig().background_words_weight: [], 0.0: []}
+    for frame in frames:
+        nothing = WeakArrays.none(len(frame.present))
+        for weight, found in shares.items():
+            label = frame.decided(nothing, **HEAT_PAR, background_words_weight=weight)
+            found.append(float(((label != 0) & ~np.isin(label, np.unique(frame.gold))).mean()))
+    with_, without = shares.values()
+    a, b = float(np.mean(with_)), float(np.mean(without))
+    what = "share of the picture called a class that is not in it, no tags"
+    yield Line(1, what, "with background words", a, "without", b, a < b, wins(without, with_))
 
 
 # Row 14: Mumford-Shah.
@@ -168,9 +167,9 @@ def piecewise_lines(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[L
             variance = float(np.square(features - features.mean((0, 1))).sum(-1).mean())
             start = shares(-away / (MumfordShahConfig().temperature * variance))
             add_turns(tallies, frame, rows, start)
-    ours, start = tallies.values()
-    start.name = "one-shot prototypes"
-    yield ours.line(14, f"mIoU, prototypes of {len(rows)} classes from one frame's mask, no tags", start)
+    ours, one_shot = tallies.values()
+    one_shot.name = "one-shot prototypes"
+    yield ours.line(14, f"mIoU, prototypes of {len(rows)} classes from one frame's mask, no tags", one_shot)
 
 
 def add_turns(tallies: dict[str, Tally], frame: Frame, rows: np.ndarray, start: np.ndarray) -> None:
@@ -194,9 +193,10 @@ def vote_lines(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[Line]:
     for frame in frames:
         size = frame.scene.size
         gold = resize_nearest(frame.gold, size).ravel()
-        chosen = rng.permutation(np.flatnonzero(gold < len(names)))[:PIXELS]
-        # Vote 0 is background, which these classes do not have.
-        votes.append(np.maximum(source_votes(frame.scene)[chosen] - 1, -1))
+        chosen = rng.permutation(np.flatnonzero(gold >= 0))[:PIXELS]
+        said = source_votes(frame.scene)[chosen]
+        # Vote 0 is background, which CamVid's classes do not have.
+        votes.append(said if frame.classes.background_id == 0 else np.maximum(said - 1, -1))
         truth.append(gold[chosen])
         features = frame.evidence.features
         patch = resize_nearest(np.arange(features[..., 0].size).reshape(features.shape[:2]), size).ravel()[chosen]
@@ -213,7 +213,7 @@ def vote_lines(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[Line]:
     }
     accuracy, miou = {}, {}
     for name, proba in found.items():
-        confusion = Confusion(len(names), len(names))
+        confusion = Confusion(len(names))
         confusion.update(gold[judged], proba.argmax(1)[judged])
         accuracy[name], miou[name] = confusion.accuracy(), confusion.mean_iou()
     covered = float((said >= 0).any(1).mean())
@@ -238,7 +238,8 @@ def hierarchy_lines(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[L
     tallies = {(when, how): Tally(f"{when}", len(names)) for when in rates for how in ("leaves", "top down")}
     for frame in frames:
         above = [frame.present[rules.children(len(names) + n)].any() for n in range(len(upper))]
-        weak, config = tagged(np.append(frame.present, above)), DecideConfig()
+        present, config = np.append(frame.present, above), DecideConfig()
+        weak = replace(WeakArrays.none(len(present)), present=present, absent=~present)
         scene = look(frame.scene.frame, frame.evidence, text, arrays, weak, config)
         scores = np.zeros((len(arrays.ids), *scene.size), np.float32)
         scores[scene.rows] = scene.heat
@@ -277,37 +278,40 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-directions-") as temporary:
         folder = (options.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        there: list[tuple[list[Frame], list[str]]] = []
-
-        def on_frames(measure: Callable[..., Iterable[Line]], *more: str) -> Callable[[], Iterable[Line]]:
-            def run() -> Iterable[Line]:
-                if not there:
-                    there.append(camvid(options.data / "camvid", folder))
-                return measure(*there[0], *more)
-
-            return run
-
-        measures = {
-            "1": on_frames(heat_lines),
-            "1 words": lambda: word_lines((options.data / "voc").resolve(), folder),
-            "8": on_frames(groups.bias_lines),
-            "9": on_frames(things.threshold_lines),
-            "10": on_frames(things.instance_lines),
-            "14": on_frames(piecewise_lines),
-            "19": on_frames(vote_lines),
-            "31": on_frames(groups.frequency_lines),
-            "35": on_frames(hierarchy_lines),
-            "42": on_frames(things.point_lines, str(resolve("pocket:sam").path)),
-            "45": on_frames(things.round_lines, str(resolve("pocket:sam").path)),
-            "46": on_frames(groups.reference_lines),
+        corpora: dict[str, Callable[[], tuple[list[Frame], list[str]]]] = {
+            "CamVid": cache(lambda: camvid((options.data / "camvid").resolve(), folder)),
+            "VOC": cache(lambda: voc((options.data / "voc").resolve(), folder)),
         }
+        sam = str(resolve("pocket:sam").path)
+        measures: list[tuple[str, str, Callable[..., Iterable[Line]]]] = [
+            ("1", "CamVid", heat_lines),
+            ("1", "VOC", heat_lines),
+            ("1 words", "VOC", word_lines),
+            ("8", "CamVid", groups.bias_lines),
+            ("9", "CamVid", things.threshold_lines),
+            ("10", "CamVid", things.instance_lines),
+            ("14", "CamVid", piecewise_lines),
+            ("19", "CamVid", vote_lines),
+            ("19", "VOC", vote_lines),
+            ("31", "CamVid", groups.frequency_lines),
+            ("35", "CamVid", hierarchy_lines),
+            ("42", "CamVid", partial(things.point_lines, sam_path=sam)),
+            ("42", "VOC", partial(things.point_lines, sam_path=sam)),
+            ("45", "CamVid", partial(things.round_lines, sam_path=sam)),
+            ("45", "VOC", partial(things.round_lines, sam_path=sam)),
+            ("46", "CamVid", groups.reference_lines),
+        ]
         result = []
-        for name, measure in measures.items():
-            if options.rows and not {int(word) for word in name.split() if word.isdigit()} & set(options.rows):
+        for name, corpus, measure in measures:
+            if options.rows and int(name.split()[0]) not in options.rows:
                 continue
-            kept = folder / f"row-{name.replace(' ', '-')}.json"
+            if not (options.data / corpus.lower()).exists():
+                print(skipped(int(name.split()[0]), corpus, f"there is no {options.data / corpus.lower()}"))
+                continue
+            kept = folder / f"row-{name.replace(' ', '-')}-{corpus.lower()}.json"
             if not kept.exists():
-                kept.write_text(json.dumps([asdict(line) for line in measure()]))
+                found = [replace(line, what=f"{corpus}, {line.what}") for line in measure(*corpora[corpus]())]
+                kept.write_text(json.dumps([asdict(line) for line in found]))
             for told in json.loads(kept.read_text()):
                 print(Line(**told), flush=True)
                 result.append(told)

@@ -37,7 +37,7 @@ Ids = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame with its mask. gold: int16 [H, W], class rows, their number where nobody judged. weak: its tags.
+    """A frame with its mask. gold: int16 [H, W], class ids, -1 where nobody judged. weak: its tags,
     clicked: and a click in every connected part."""
 
     photo: Path
@@ -99,11 +99,11 @@ class Tally:
     frames: list[Confusion] = field(default_factory=list)
 
     def add(self, gold: Ids, found: Ids) -> None:
-        self.frames.append(Confusion(self.classes, self.classes))
+        self.frames.append(Confusion(self.classes))
         self.frames[-1].update(gold, found)
 
     def miou(self) -> float:
-        total = Confusion(self.classes, self.classes)
+        total = Confusion(self.classes)
         for one in self.frames:
             total.merge(one)
         return total.mean_iou()
@@ -237,7 +237,8 @@ def instance_lines(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[Li
     for inside in ("true masks", "labels from tags", "labels from tags and clicks"):
         ours, plain = Quality(), Quality()
         for frame in frames:
-            gold, of = np.zeros(frame.gold.shape, np.int32), []
+            gold = np.zeros(frame.gold.shape, np.int32)
+            of: list[int] = []
             points = []
             for row in things:
                 parts, count = parts_of(frame.gold == row)
@@ -248,7 +249,7 @@ def instance_lines(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[Li
                     points.append(deepest[0] + (columns.start, rows.start))
             if not of:
                 continue
-            judged = frame.gold < len(names)
+            judged = frame.gold >= 0
             map_ = np.where(gold > 0, frame.gold, STUFF)
             if inside != "true masks":
                 map_ = frame.decided(frame.clicked if "clicks" in inside else frame.weak)
@@ -326,9 +327,10 @@ class Asked:
         return self.frame.enlarged(np.stack([probs[of == n].max(0) if (of == n).any() else none for n in range(count)]))
 
     def judged(self, masks: np.ndarray, rows: Ids, measure: Callable[[np.ndarray, np.ndarray], float]) -> list[float]:
-        """A measure of the mask of each class that is no speck."""
+        """A measure of the mask of each class row that is no speck."""
         gold = self.frame.gold
-        pairs = [(mask & (gold < len(self.frame.present)), gold == row) for mask, row in zip(masks, rows, strict=True)]
+        ids = self.frame.classes.ids[rows]
+        pairs = [(mask & (gold >= 0), gold == one) for mask, one in zip(masks, ids, strict=True)]
         return [measure(mask, thing) for mask, thing in pairs if thing.mean() >= 0.001]
 
 
@@ -342,8 +344,11 @@ def point_lines(frames: Sequence[Frame], names: Sequence[str], sam_path: str) ->
             asked, weak = Asked.of(frame, observer), frame.weak if told == "tags" else frame.clicked
             scene = look(frame.scene.frame, frame.evidence, frame.text, frame.classes, weak, config)
             strength = fuse(scene, ())[0].strength
+            rows = scene.rows
+            if scene.floor is not None:
+                strength = np.concatenate([strength, np.full_like(strength[:1], scene.floor)])
             odds = np.exp((strength - strength.max(0)) / START_TEMPERATURE)
-            model, rows = odds / odds.sum(0), scene.rows
+            model = odds / odds.sum(0)
             masks = (model.argmax(0) == np.arange(len(rows))[:, None, None]).astype(np.float32)
             prompts = [heat_prompts(mask, HeatPromptConfig(kind="distance")) for mask in masks]
             positive = [
@@ -351,6 +356,7 @@ def point_lines(frames: Sequence[Frame], names: Sequence[str], sam_path: str) ->
             ]
             model, answer = frame.enlarged(model), asked.masks(prompts)
             own = model.argmax(0) == np.arange(len(rows))[:, None, None]
+            model = model[: len(rows)]
             coarse += asked.judged(own, rows, iou)
             fused += asked.judged((answer + model) / 2 > 0.5, rows, iou)
             spilled += asked.judged(answer > 0.5, rows, spill)

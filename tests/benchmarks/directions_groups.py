@@ -112,7 +112,7 @@ def f_measure(maps: Sequence[Maps], group: Sequence[Frame], row: int) -> float:
     precision, recall = [], []
     levels = np.linspace(0, 1, 51)[:, None]
     for map_, frame in zip(maps, group, strict=True):
-        judged = frame.gold < len(frame.present)
+        judged = frame.gold >= 0
         found = frame.enlarged(map_[None])[0][judged][None] >= levels
         hit = (found & (frame.gold == row)[judged]).sum(1)
         precision.append(hit / np.maximum(found.sum(1), 1))
