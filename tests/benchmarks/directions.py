@@ -30,7 +30,7 @@ from models.sam.prompts import Prompts
 THINGS = ("pole", "sign", "car", "pedestrian", "bicyclist")
 STUFF = -1
 EVERY_SPLIT, EVERY_SAM = 3, 6
-"""Every how manieth frame is divided into instances, and SAM asked about: they take long."""
+"""One frame in so many is divided into instances, or SAM asked about it: both take long."""
 Maps = np.ndarray
 Ids = np.ndarray
 
