@@ -29,10 +29,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit -q -n logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit -q -n logical --dist loadfile --durations 15
 
 pipeline: $(VENV)/.installed-dev
-	$(BIN)/pytest tests/pipeline -q -n 2 --dist loadfile
+	$(BIN)/pytest tests/pipeline -q -n 2 --dist loadfile --no-loadscope-reorder --durations 30
 
 quality: $(VENV)/.installed-dev
 	$(BIN)/pytest tests/quality -q

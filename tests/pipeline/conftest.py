@@ -7,6 +7,18 @@ from jobs import Job
 from small_models import write_clip, write_sam
 
 
+# Two files run at a time: a long one that began last would be waited for alone.
+LONGEST_FIRST = (
+    "test_train_student.py", "test_tune_student.py", "test_resume.py", "test_nightly.py", "test_tune_labels.py",
+    "test_review_round.py", "test_train_localiser.py", "test_learned.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
