@@ -6,7 +6,6 @@ import pytest
 from jobs import Job
 from small_models import write_clip, write_sam
 
-
 # Two files run at a time: a long one that began last would be waited for alone.
 LONGEST_FIRST = (
     "test_train_student.py", "test_tune_student.py", "test_resume.py", "test_nightly.py", "test_tune_labels.py",
