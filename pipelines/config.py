@@ -234,7 +234,7 @@ class QualityUseConfig(Section):
 
 
 class ChecksConfig(Section):
-    """rules of the classes that a label may break; it changes no pixel"""
+    """rules of the classes that a label may break, as they are when it is decided; it changes no pixel"""
 
     enabled: bool = Field(default=True, description="say of every label which rules it breaks (under 0.1 ms each)")
     min_area: float = Field(

@@ -18,7 +18,7 @@ from models.metrics import Calibration, TradeOff, expand_quarter
 from pipelines import storage
 from pipelines.config import UsageError
 from pipelines.evaluation.bootstrap import paired_interval
-from pipelines.evaluation.cases import Source, load, open_source
+from pipelines.evaluation.cases import Source, load, open_source, with_evidence
 from pipelines.flow.progress import Progress, say
 from pipelines.flow.run import digest
 from pipelines.stages.observe import limit_threads
@@ -37,7 +37,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     """Fit, judge and write; what the last line of stdout says. Raises UsageError, RunFailed, Interrupted."""
     started = time.monotonic()
     limit_threads(1)
-    source = open_source(config.labels, config.snapshot, config.gold)
+    source = with_evidence(open_source(config.labels, config.snapshot, config.gold))
     base = source.base
     if base.keep_policy == "per-class":
         raise UsageError("--labels: with keep_policy=per-class the confidence is bent by class; calibrate without it")
@@ -147,7 +147,8 @@ def sentence(result: dict[str, Any]) -> str:
 
 def _write(config: CalibrateConfig, source: Source, result: dict[str, Any]) -> str:
     gold = source.gold.digest_of(row["asset"] for row in source.rows) if source.gold else ""
-    name = f"{config.kind}-{digest([gold, config.folds, config.seed, dataclasses.asdict(source.base)])[:10]}"
+    keys = [[row["asset"], row["label_key"]] for row in source.rows]
+    name = f"{config.kind}-{digest([keys, gold, config.folds, config.seed])[:10]}"
     folder = storage.absolute(config.output or storage.join(source.output, "calibrations", name))
     comments = [f"{sentence(result)}.", "Give this file to label_corpus.py --config."]
     write_yaml(storage.join(folder, "decide.yaml"), {"decide": result["decide"]}, comments)

@@ -134,7 +134,7 @@ def draw(scene: Scene, config: DecideConfig, of_classes: Sequence[ClassMasks] = 
         config.guided_epsilon,
         config.guided_strength,
     )
-    if scene.weak.noisy is not None and (config.noisy_own_share > 0 or config.noisy_thin_share > 0):
+    if scene.weak.noisy is not None and config.noisy_weight > 0:
         strength = keep_noisy(scene, strength, planes_of(scene, scene.weak.noisy))
     return finish(scene, strength, votes, disagree(scene, votes, seeds, mask_maps))
 

@@ -90,6 +90,8 @@ def keep_noisy(scene: Scene, strength: Maps, planes: Maps) -> Maps:
     """Strengths float32 [K, gh, gw] at the guide's resolution with the map's own pixels in them: a share of all, and
     more of those that the coarse grid loses."""
     config, size = scene.config, (strength.shape[1], strength.shape[2])
+    if config.noisy_own_share == 0 and config.noisy_thin_share == 0:
+        return strength
     own = resize_maps(planes, size)
     lost = (own * (resize_maps(resize_maps(planes, scene.size), size) < 0.5)).sum(0)
     part = config.noisy_own_share * own.sum(0) + (config.noisy_thin_share - config.noisy_own_share) * lost

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.exports.regions import Region, merge_smallest, regions, run_lengths, specks
+from pipelines.exports.regions import Region, merge_smallest, run_lengths
 from pipelines.exports.snapshot import VOID, Snapshot
 from pipelines.exports.writer import Item, Spool, Target, Writer, entries_of, write_json
 
@@ -41,7 +41,16 @@ class Lists:
         write_json(target, path, first, {"images": self.images, "annotations": self.annotations})
 
 
-class CocoWriter(Writer):
+class ObjectWriter(Writer):
+    """What both kinds of COCO share."""
+
+    def merged(self, item: Item) -> tuple[list[Region], int]:
+        """The objects, of many the smallest of a class as one, and how many parts were too small."""
+        found, left_out = self.objects(item)
+        return merge_smallest(found, self.config.max_regions, item.size), left_out
+
+
+class CocoWriter(ObjectWriter):
     """annotations/instances_SPLIT.json, images/."""
 
     lists = ("annotations/instances_train.json", "annotations/instances_val.json")
@@ -55,7 +64,7 @@ class CocoWriter(Writer):
 
     def encode(self, item: Item) -> Any:
         copy_photograph(self, item)
-        found, left_out = objects(self, item)
+        found, left_out = self.merged(item)
         return [(self.category_of[part.class_id], *run_lengths(part, item.size)) for part in found], left_out
 
     def add(self, item: Item, encoded: Any) -> None:
@@ -83,7 +92,7 @@ class CocoWriter(Writer):
         return {"annotations": annotations, "specks_left_out": self.left_out}
 
 
-class PanopticWriter(Writer):
+class PanopticWriter(ObjectWriter):
     """annotations/panoptic_SPLIT.json and annotations/panoptic_SPLIT/*.png, images/. What belongs to no class is 0,
     COCO's void."""
 
@@ -100,7 +109,7 @@ class PanopticWriter(Writer):
         copy_photograph(self, item)
         segment_ids = np.zeros(item.size, np.uint32)
         segments = []
-        found, left_out = objects(self, item)
+        found, left_out = self.merged(item)
         for number, part in enumerate(found, 1):
             height, width = part.mask.shape
             segment_ids[part.top : part.top + height, part.left : part.left + width][part.mask] = number
@@ -126,17 +135,6 @@ class PanopticWriter(Writer):
         for split, lists in self.written.items():
             lists.write(self.target, f"annotations/panoptic_{split}.json", first)
         return {"segments": self.segments, "specks_left_out": self.left_out}
-
-
-def objects(writer: Writer, item: Item) -> tuple[list[Region], int]:
-    """The objects of an image, as the settings say, and how many parts were too small for one; the background is
-    none."""
-    config, background = writer.config, writer.snapshot.classes.background
-    none = {background.id} if background else set()
-    small, count = specks(item.ids, none, config.smallest_px)
-    points = item.points(writer.snapshot.classes) if config.instances == "points" else None
-    found = regions(np.where(small, VOID, item.ids), none, config.instances == "classes", points)
-    return merge_smallest(found, config.max_regions, item.size), count
 
 
 def image_entry(item: Item) -> dict[str, Any]:

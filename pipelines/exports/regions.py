@@ -67,21 +67,33 @@ def regions(ids: Ids, leave_out: Iterable[int], whole: bool, points: Points | No
     for class_id in _present(ids, leave_out):
         mask = ids == class_id
         own = []
-        for parts in [mask.astype(np.int32)] if whole else _divided(mask, points.of(class_id) if points else None):
-            for number, box in enumerate(ndimage.find_objects(parts), 1):
-                if box is not None:
-                    own.append(Region(class_id, box[0].start, box[1].start, parts[box] == number))
+        parts = mask.astype(np.int32) if whole else _divided(mask, points.of(class_id) if points else None)
+        for number, box in enumerate(ndimage.find_objects(parts), 1):
+            if box is not None:
+                own.append(Region(class_id, box[0].start, box[1].start, parts[box] == number))
         found += sorted(own, key=lambda part: -part.area)
     return found
 
 
-def _divided(mask: Mask, points: npt.NDArray[np.float32] | None) -> list[Ids]:
-    """Maps of parts that are numbered from 1: those that points name, if there are any, and the connected others."""
-    if points is None or not len(points):
-        return [ndimage.label(mask, EIGHT)[0]]
-    named = instances(mask.astype(np.int32), points, np.ones(len(points), np.int32))
-    without = named > len(points)
-    return [np.where(without, 0, named), ndimage.label(without, EIGHT)[0]]
+def _divided(mask: Mask, points: npt.NDArray[np.float32] | None) -> Ids:
+    """Connected parts, numbered from 1; those that hold several points are divided among them."""
+    parts, count = ndimage.label(mask, EIGHT)
+    if points is None or len(points) < 2:
+        return parts
+    height, width = mask.shape
+    x = np.clip(points[:, 0].astype(np.intp), 0, width - 1)
+    y = np.clip(points[:, 1].astype(np.intp), 0, height - 1)
+    held = parts[y, x]
+    # One part at a time, and no more of the image than it takes: ways through a large one need much memory.
+    for number, box in enumerate(ndimage.find_objects(parts), 1):
+        own = points[held == number] - (box[1].start, box[0].start)
+        if len(own) > 1:
+            here = parts[box] == number
+            named = instances(here.astype(np.int32), own.astype(np.float32), np.ones(len(own), np.int32))
+            later = here & (named > 1)
+            parts[box][later] = count + named[later] - 1
+            count += int(named.max()) - 1
+    return parts
 
 
 def _present(ids: Ids, leave_out: Iterable[int]) -> list[int]:

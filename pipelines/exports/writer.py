@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import yaml
 
 from pipelines import storage, weak
 from pipelines.classes import BackgroundEntry, ClassEntry, ClassSet
 from pipelines.exports.config import ExportConfig
 from pipelines.exports.pictures import Photograph
-from pipelines.exports.regions import Points
-from pipelines.exports.snapshot import Entry, Ids, Snapshot
+from pipelines.exports.regions import Points, Region, regions, specks
+from pipelines.exports.snapshot import VOID, Entry, Ids, Snapshot
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Item:
 
     def points(self, classes: ClassSet) -> Points:
         """Those of the image's weak labels that name a class."""
-        valid, _ = weak.validate(json.loads(self.row["weak"] or "{}"), classes, self.size)
-        arrays = weak.to_arrays({"points": valid.get("points", [])}, classes, *self.size)
+        told = json.loads(self.row["weak"] or "{}")
+        valid, _ = weak.validate({"points": told.get("points", [])}, classes, self.size)
+        arrays = weak.to_arrays(valid, classes, *self.size)
         named = arrays.point_classes >= 0
         return Points(arrays.points[named], classes.arrays().ids[arrays.point_classes[named]])
 
@@ -68,6 +70,17 @@ class Writer(ABC):
 
     def __init__(self, target: Target, snapshot: Snapshot, config: ExportConfig) -> None:
         self.target, self.snapshot, self.config = target, snapshot, config
+
+    def objects(self, item: Item) -> tuple[list[Region], int]:
+        """The objects of an image, as the settings say, and how many parts were too small for one; the background is
+        none."""
+        config, classes = self.config, self.snapshot.classes
+        none = {classes.background.id} if classes.background else set()
+        small, count = specks(item.ids, none, config.smallest_px)
+        points = item.points(classes) if config.instances == "points" else None
+        found = regions(np.where(small, VOID, item.ids), none, config.instances == "classes", points)
+        large = [part for part in found if part.area >= config.smallest_px]
+        return large, count + len(found) - len(large)
 
     @abstractmethod
     def encode(self, item: Item) -> Any:

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import yaml
 
 from pipelines.config import UsageError
-from pipelines.exports.regions import outline, regions, specks
-from pipelines.exports.snapshot import VOID
+from pipelines.exports.regions import outline
 from pipelines.exports.writer import Item, Writer
 
 
@@ -29,11 +27,7 @@ class YoloWriter(Writer):
         self.splits: set[str] = set()
 
     def encode(self, item: Item) -> Any:
-        background = self.snapshot.classes.background
-        none = {background.id} if background else set()
-        small, count = specks(item.ids, none, self.config.smallest_px)
-        points = item.points(self.snapshot.classes) if self.config.instances == "points" else None
-        found = regions(np.where(small, VOID, item.ids), none, whole=False, points=points)
+        found, count = self.objects(item)
         drawn = sorted(found, key=lambda part: -part.area)[: self.config.max_regions]
         height, width = item.size
         lines = []

@@ -68,7 +68,11 @@ class Run:
     ) -> str:
         """Everything that the label of an asset depends on, as one sha256. human: ids of the corrections, in order."""
         parts: list[object] = [evidence_key, self.classes.digest, weak_digest, self.decide_digest, *second_keys]
-        told = (("human", list(human)), ("head", self.head_digest), ("quality", self.quality_digest))
+        checks = self.config.checks
+        rules = "" if checks == type(checks)() else config_digest(checks)
+        told = (
+            ("human", list(human)), ("head", self.head_digest), ("quality", self.quality_digest), ("checks", rules),
+        )  # fmt: skip
         more = {name: value for name, value in told if value}
         return digest([*parts, more] if more else parts)
 

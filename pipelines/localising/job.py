@@ -86,7 +86,8 @@ def train_localiser(config: LocaliserTraining) -> dict[str, Any]:
         run_id=found.mlflow_run_id,
     ) as tracker:
         store, files, bad = _features(config, source, images, resources)
-        state = _fit(config, network, images.only(files), store, files, resources, tracker)
+        listener = Listener(config, tracker, found)
+        state = _fit(config, network, images.only(files), store, files, resources, listener)
         load_head(localiser, state["fit"])
         summary = _summary(config, found, source, images.only(files), state, bad, names)
         summary["seconds"] = round(time.monotonic() - started, 1)
@@ -174,7 +175,7 @@ def _fit(
     store: FeatureStore,
     files: dict[str, str],
     resources: _Resources,
-    tracker: Tracker,
+    listener: "Listener",
 ) -> dict[str, Any]:
     """Run the workers to the end; returns the last state."""
     import ray
@@ -218,16 +219,16 @@ def _fit(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    return read_state(output, drive(trainer, monitor, Listener(config, tracker).take))
+    return read_state(output, drive(trainer, monitor, listener.take))
 
 
 class Listener:
-    """Turns events into progress lines and tracked numbers."""
+    """Turns events into progress lines and tracked numbers, and notes in the record where MLflow has them."""
 
     def __init__(
-        self, config: LocaliserTraining, tracker: Tracker, clock: Callable[[], float] = time.monotonic
+        self, config: LocaliserTraining, tracker: Tracker, found: Record, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._config, self._tracker, self._clock = config, tracker, clock
+        self._config, self._tracker, self._record, self._clock = config, tracker, found, clock
         self._last = float("-inf")
         self._begun: tuple[float, int] | None = None
 
@@ -235,6 +236,9 @@ class Listener:
         for event in events:
             if event["kind"] == "failed":
                 raise RunFailed(event["reason"])
+            if self._tracker.run_id and self._tracker.run_id != self._record.mlflow_run_id:
+                self._record.mlflow_run_id = self._tracker.run_id
+                record.save(storage.absolute(self._config.output), self._record)
             if event["kind"] == "started":
                 self._begun = (self._clock(), event["step"])
                 if event["step"]:

@@ -28,8 +28,9 @@ def cause(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, list[str
     if observed and "image bytes" not in inputs:
         inputs.append("what observed it")
     if old["label_key"] != new["label_key"] and not inputs:
-        # What is left of a label's key: the labelers that know classes and, of older labels, what people corrected.
-        inputs.append("corrections" if new["cause"] == HUMAN else "labelers")
+        # What is left of a label's key: the labelers that know classes, what is checked, and, of older labels, what
+        # people corrected.
+        inputs.append("corrections" if new["cause"] == HUMAN else "labelers or checks")
     if observed:
         return NEW_EVIDENCE, inputs
     if inputs == ["corrections"]:

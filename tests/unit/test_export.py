@@ -404,3 +404,18 @@ def test_the_points_of_a_label_name_objects_in_coco(tmp_path: Path, capsys: pyte
         counts[what] = [one["area"] for one in told["annotations"]]
     assert counts["components"] == [1600]
     assert sorted(counts["points"]) == [pytest.approx(800, abs=30)] * 2 and sum(counts["points"]) == 1600
+
+
+def test_a_part_that_points_leave_too_little_of_is_a_speck_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = make_scene(tmp_path, names=("plain.jpg",))
+    ids = np.zeros_like(scene.maps["plain.jpg"])
+    ids[10:30, 10:90] = 1
+    weak = {"points": [{"x": 10.5, "y": 10.5, "class": "cat"}, {"x": 12.5, "y": 11.5, "class": "cat"}]}
+    scene.maps["plain.jpg"] = ids
+    row = label_row(scene, "plain.jpg", 0, weak=json.dumps(weak), sequence=2, label_key="new")
+    scene.labels.append("part-2.parquet", pa.Table.from_pylist([row], schema=SCHEMA))
+    told = ("--instances", "points", "--images", "none", "--val", 0, "--output", tmp_path / "few")
+    result = run(capsys, scene, "--to", "coco", *told)
+    assert (result["annotations"], result["specks_left_out"]) == (1, 1)

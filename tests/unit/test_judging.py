@@ -155,3 +155,15 @@ def test_a_run_tells_how_many_labels_break_which_rules(tmp_path: Path) -> None:
         "not_accepted_images": 2,
     }
     assert "rule breaking images" in page
+
+
+def test_other_checks_decide_anew_and_the_usual_ones_are_no_part_of_a_key(tmp_path: Path) -> None:
+    run = run_at(tmp_path)
+    usual = run.label_key("e", "")
+    keys = set()
+    for told in ({"enabled": False}, {"max_lift": 0.5}):
+        run.config = run.config.model_copy(update={"checks": type(run.config.checks)(**told)})
+        keys.add(run.label_key("e", ""))
+    assert len(keys | {usual}) == 3
+    run.config = run.config.model_copy(update={"checks": type(run.config.checks)()})
+    assert run.label_key("e", "") == usual

@@ -94,7 +94,7 @@ ROW = dict.fromkeys(
         ({"evidence_key": "2", "label_key": "2"}, ("new evidence", ["what observed it"])),
         ({"class_set_digest": "2", "label_key": "2"}, ("new decision", ["class set"])),
         ({"decide_digest": "2", "label_key": "2"}, ("new decision", ["decide-config"])),
-        ({"label_key": "2"}, ("new decision", ["labelers"])),
+        ({"label_key": "2"}, ("new decision", ["labelers or checks"])),
         ({"head_digest": "2", "label_key": "2"}, ("new decision", ["what the corpus taught"])),
         ({"human_digest": "2", "label_key": "2"}, ("human", ["corrections"])),
         (

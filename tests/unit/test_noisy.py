@@ -68,6 +68,12 @@ def test_a_map_alone_comes_back_as_it_is() -> None:
     assert (found == SHIFTED).mean() > 0.995
 
 
+def test_without_weight_it_has_no_say() -> None:
+    everywhere = np.full(WORLD.truth.shape, 4, np.int32)
+    assert (labeled(everywhere, DecideConfig()) == 4).mean() > 0.8
+    assert (labeled(everywhere, DecideConfig(noisy_weight=0.0)) == 4).mean() < 0.01
+
+
 def test_where_it_says_nothing_others_decide() -> None:
     noisy = np.full(WORLD.truth.shape, -1, np.int32)
     found = labeled(noisy, DecideConfig())

@@ -10,9 +10,12 @@ from models.students.build import build_student
 from models.students.card import StudentCard, load_card, save_student
 from models.students.config import StudentConfig
 from models.students.onnx import export_onnx
+from pipelines.localising.config import LocaliserTraining
+from pipelines.localising.job import Listener
 from pipelines.references import resolve_student
 from pipelines.tracking import Tracker
 from pipelines.tracking_store import ENVIRONMENT
+from pipelines.training import record
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +70,19 @@ def test_one_run_through_an_interruption_and_a_model_in_the_registry(tmp_path: P
     assert signature.inputs.inputs[0].shape == (-1, 3, -1, -1) and signature.outputs.inputs[0].shape[1] == 2
     found = resolve_student("models:/drive/1", cache=tmp_path / "cache", tracking_uri=store)
     assert load_card(found.path).names == ("background", "cat")
+
+
+def test_a_localiser_that_goes_on_goes_on_in_the_same_run(tmp_path: Path) -> None:
+    store, output = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "out")
+    config = LocaliserTraining(labels="out/photos", output=output)
+    record.save(output, record.Record("run", record.learned(config), 0, "p"))
+    runs = []
+    for step in (5, 10):
+        found = record.open_output(config, output)
+        assert found is not None and found.mlflow_run_id == (runs[-1] if runs else "")
+        with Tracker("drive", "run", output, output, uri=store, say=str, run_id=found.mlflow_run_id) as tracker:
+            tracker.drain()
+            Listener(config, tracker, found).take([{"kind": "log", "step": step, "values": {"loss": 1.0}}], [])
+            tracker.drain()
+        runs.append(tracker.run_id)
+    assert runs[0] and runs[0] == runs[1]
