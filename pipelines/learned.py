@@ -35,7 +35,8 @@ Artifact = Head | References | BiasStats
 class Card:
     """digest: sha256 of the file. identity: of everything but the images that it depends on. images: how many it was
     made of, of whom `tagged` had each class, as far as is known. classes: names, in row order. features: digest of the
-    CLIP and of how it looked at them. background: whether the class set has one. run_id: of the run that made it."""
+    CLIP and of how it looked at them. background: whether the class set has one. run_id: of the run that made it. told:
+    of references, how many images had tags; 0: too few, their texts retrieved them."""
 
     digest: str
     identity: str
@@ -46,6 +47,7 @@ class Card:
     background: bool
     run_id: str
     kind: str = HEAD
+    told: int = 0
 
 
 def by_kind(learned: str) -> dict[str, str]:

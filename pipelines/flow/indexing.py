@@ -125,13 +125,15 @@ def _local(url: str) -> Iterator[Path]:
 
 
 def _bring(folder: Path, url: str) -> None:
-    """Of a URL: upload what is new, the list of parts last."""
+    """Of a URL: upload what is new, then the list of parts; what is no part any more goes after that."""
     if "://" not in url:
         return
     there = {address.rpartition("/")[2] for address in storage.list_files(url)}
     for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
         if path.name not in there or path.name == MANIFEST:
             storage.write_bytes(storage.join(url, path.name), path.read_bytes())
+    for name in there - {path.name for path in folder.iterdir()}:
+        storage.remove(storage.join(url, name))
 
 
 def remove(root: str) -> int:

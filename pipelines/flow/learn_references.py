@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipelines.stages.observe import limit_threads
 from pipelines.tables.evidence import EvidenceStore
 
 CONFIG = CosegmentConfig()
-VERSION = 1
+VERSION = 2
 """Raise it when the same images give other references."""
 # Of the patches of an image that holds a class, cosine with its reference: of the surroundings, and of the class.
 AROUND, INSIDE = 50, 95
@@ -69,34 +70,48 @@ def enough(run: Run, images: Sequence[Wanted], known: Known) -> bool:
     return any(tags.among(row) is not None for row in range(len(run.classes.classes)))
 
 
+def told(images: Sequence[Wanted], least: int) -> int:
+    """Of how many images tags speak; 0 where they are fewer than a reference takes, `least`."""
+    count = sum('"tags":' in row.weak or '"tags_complete":' in row.weak for row in images)
+    return count if count >= least else 0
+
+
 class Tags:
-    """What is said of the classes of images, by evidence key."""
+    """What is said of the classes of images, bool [C, N]; images are known by their evidence key."""
 
     def __init__(self, run: Run, images: Sequence[Wanted], known: Known) -> None:
         self._least, self._most = run.config.learn.min_images, run.config.learn.reference_images
         row_of = {entry.name: row for row, entry in enumerate(run.classes.classes)}
-        self._all = {known.evidence[row.asset][1] for row in images}
-        self._said: dict[bool, list[set[str]]] = {there: [set() for _ in row_of] for there in (True, False)}
+        keys = dict.fromkeys(known.evidence[row.asset][1] for row in images)
+        self._place = {key: place for place, key in enumerate(keys)}
+        self._present, self._absent = np.zeros((2, len(row_of), len(self._place)), bool)
         for image in images:
-            for tag in json.loads(image.weak).get("tags", []) if image.weak else []:
-                if (row := row_of.get(tag["class"])) is not None:
-                    self._said[bool(tag["present"])][row].add(known.evidence[image.asset][1])
+            weak = json.loads(image.weak) if image.weak else {}
+            place = self._place[known.evidence[image.asset][1]]
+            said = [(row_of[tag["class"]], tag["present"]) for tag in weak.get("tags", []) if tag["class"] in row_of]
+            present = [row for row, there in said if there]
+            self._present[present, place] = True
+            if weak.get("tags_complete"):
+                self._absent[np.delete(np.arange(len(row_of)), present), place] = True
+            else:
+                self._absent[[row for row, there in said if not there], place] = True
 
     def nearest(self, index: Index, row: int, embedding: Floats) -> list[str]:
         """The images of a class, the closest to its text first; none where they are too few."""
         among = self.among(row)
         if among is None:
             return []
-        return [str(key) for key in index.query(embedding[None], self._most, among=among)[0][0]]
+        keys = list(compress(self._place, among))
+        return [str(key) for key in index.query(embedding[None], self._most, among=keys)[0][0]]
 
-    def among(self, row: int) -> set[str] | None:
+    def among(self, row: int) -> npt.NDArray[np.bool_] | None:
         """Where to look for a class: what is tagged with it, or else what is not said to lack it; None: too few."""
-        found = self._said[True][row] or self._all - self._said[False][row]
-        return found if len(found) >= self._least else None
+        found = self._present[row] if self._present[row].any() else ~self._absent[row]
+        return found if found.sum() >= self._least else None
 
     def absent(self, keys: Sequence[str], row: int) -> npt.NDArray[np.bool_]:
         """The classes that are known to be in none of these images, bool [C]; never the class itself."""
-        gone = np.array([all(key in absent for key in keys) for absent in self._said[False]])
+        gone = np.array(self._absent[:, [self._place[key] for key in keys]].all(1))
         gone[row] = False
         return gone
 

@@ -94,15 +94,13 @@ def find(
     if config.use:
         return _used(run, kind, config.use), []
     if kind == REFERENCES:
-        images, most = [row for row in rows if row.asset in known.evidence], len(rows) + 1
+        images = [row for row in rows if row.asset in known.evidence]
     elif run.config.weak is not None and not set(run.config.weak) & TELLING:
         return None, []  # Who asks for labels without tags asks for none that tags have taught.
     else:
-        images, most = _tagged(rows, known, config.images, config.seed), config.images
+        images = _tagged(rows, known, config.images, config.seed)
     fits = [card for card in cards(run.output, kind) if card.identity == identity(run, kind, parts)]
-    if fits and len(images) < min(most, (1 + config.growth) * fits[0].images):
-        return _not_refused(run, fits), []
-    if fits and fits[0].images >= most:
+    if fits and not _grown(run, fits[0], images):
         return _not_refused(run, fits), []
     if kind == REFERENCES:
         return None, images if learn_references.enough(run, images, known) else []
@@ -123,6 +121,17 @@ def check(run: Run) -> None:
     if run.config.learn.use:
         for kind in asked(run):
             _used(run, kind, run.config.learn.use)
+
+
+def _grown(run: Run, card: Card, images: Sequence[Wanted]) -> bool:
+    """Whether there are so many more images now that it is to be made anew."""
+    config, count, before = run.config.learn, len(images), card.images
+    if card.kind == REFERENCES:
+        told = learn_references.told(images, config.min_images)
+        if told or card.told:
+            count, before = told, card.told
+        return bool(count >= (1 + config.growth) * before)
+    return bool(before < config.images and count >= min(config.images, (1 + config.growth) * before))
 
 
 def _not_refused(run: Run, fits: Sequence[Card]) -> Card | None:
@@ -162,7 +171,8 @@ def fit(
     names = [entry.name for entry in run.classes.classes]
     background = run.classes.background is not None
     told = identity(run, kind, parts)
-    card = Card("", told, len(images), names, tagged, features_of(run), background, run.run_id, kind)
+    had_tags = learn_references.told(images, run.config.learn.min_images) if kind == REFERENCES else 0
+    card = Card("", told, len(images), names, tagged, features_of(run), background, run.run_id, kind, had_tags)
     say(f"{STEPS[kind]}: in {duration(time.monotonic() - started)}")
     return made, card
 
@@ -176,8 +186,12 @@ def identity(run: Run, kind: str, parts: Mapping[str, str]) -> str:
         return digest([VERSION, *made_from, asdict(learn_head.settings(run)), config.images])
     if kind == REFERENCES:
         told = [learn_references.VERSION, asdict(learn_references.CONFIG), config.reference_images, config.min_images]
-        return digest([kind, *made_from, *told])
+        # Who asks for labels without tags asks for none that tags have taught.
+        telling = sorted(TELLING if run.config.weak is None else TELLING & set(run.config.weak))
+        return digest([kind, *made_from, *told, telling])
     told = [learn_bias.VERSION, asdict(learn_bias.CONFIG), config.images, config.seed, parts.get(HEAD, "")]
+    # Only where there are any: statistics that were made without stay valid.
+    told += [parts[REFERENCES]] if REFERENCES in parts else []
     return digest([kind, *made_from, *told])
 
 

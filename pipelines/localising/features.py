@@ -117,19 +117,41 @@ def extract(
 ) -> dict[str, str]:
     """Compute what is missing; asset to reason of images that have no features.
 
-    Raises whatever Ray Data does where an actor cannot be made. Images whose bytes are no more what they were are bad.
+    Raises whatever Ray Data does where an actor cannot be made. Images whose bytes are no more what they were are bad;
+    but where another address has the same bytes, that one is read.
     """
+    known = store.known()
+    copies: dict[str, list[Wanted]] = {}
+    for one in images:
+        if one[2] not in known:
+            copies.setdefault(one[2], []).append(one)
+    how = size_px, read, plan, every_seconds
+    bad = _compute(store, [same[-1] for same in copies.values()], *how, f"{len(known):,} are there")
+    failed = [same for same in copies.values() if same[-1][0] in bad]
+    others = [one for same in failed for one in same[:-1]]
+    bad |= _compute(store, others, *how, "copies of what could not be read")
+    return {one[0]: bad[one[0]] for same in failed if all(one[0] in bad for one in same) for one in same}
+
+
+def _compute(
+    store: FeatureStore,
+    rows: Sequence[Wanted],
+    size_px: int,
+    read: ReadConfig,
+    plan: Layout,
+    every_seconds: float,
+    remark: str,
+) -> dict[str, str]:
+    """Of these images, into files; asset to reason of those that have no features."""
     import ray
 
-    known = store.known()
-    todo = {one[2]: one for one in images if one[2] not in known}
-    if not todo:
+    if not rows:
         return {}
     set_up_data()
-    rows, size = list(todo.values()), plan.rows_per_shard
+    size = plan.rows_per_shard
     blocks = [_block(rows[start : start + size]) for start in range(0, len(rows), size)]
     actors = min(plan.actors, len(blocks))
-    say(f"features: {len(rows):,} images on {actors} {plan.device} actors; {len(known):,} are there")
+    say(f"features: {len(rows):,} images on {actors} {plan.device} actors; {remark}")
     build = partial(FeatureStage, size_px, plan.device)
     pool = PoolConfig(build, read, pool_columns(pa.field("cells", ARRAY)), CHUNK_IMAGES, threads=1)
     coordinator = ray.remote(Coordinator).options(num_cpus=0).remote([])

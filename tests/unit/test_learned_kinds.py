@@ -12,7 +12,7 @@ import pytest
 from decide_scene import CLASSES, make_world, weak
 from small_models import write_clip, write_sam
 from test_learning import TAGGED, Place
-from test_second_evidence import run_at
+from test_second_evidence import run_at, wanted
 
 from models.corpus import bias
 from models.corpus.cosegment import References, reference_heat
@@ -22,12 +22,16 @@ from models.decide.config import DecideConfig
 from models.decide.decide import decide
 from models.observe_config import key_fields
 from pipelines import search_corpus as script
+from pipelines import storage
 from pipelines.config import LabelConfig, UsageError, config_digest, parse
 from pipelines.evaluation.runs import PastRun
-from pipelines.flow import indexing, second
+from pipelines.flow import indexing, learn_bias, learn_references, learning, second
+from pipelines.flow.listing import Wanted
+from pipelines.flow.observing import Known
+from pipelines.flow.run import Run, digest
 from pipelines.forgetting.config import ForgetConfig
 from pipelines.forgetting.job import forget
-from pipelines.learned import BIAS, HEAD, REFERENCES, by_kind, cards, joined, load, save, with_a_say
+from pipelines.learned import BIAS, HEAD, REFERENCES, Card, by_kind, cards, joined, load, save, with_a_say
 
 BOTH = {"decide": {"reference_weight": 0.5, "bias_removal": 1.0}}
 
@@ -67,6 +71,7 @@ def test_labels_say_what_they_were_decided_with_and_are_reused(place: Place, lab
     assert labeled["labeled"] == TAGGED
     (word,) = head_digests(place)
     assert by_kind(word) == {kind: cards(output, kind)[0].digest for kind in (HEAD, REFERENCES, BIAS)}
+    assert cards(output, REFERENCES)[0].told == TAGGED
     again = place.label(more=BOTH)
     assert (again["labeled"], again["reused"]) == (0, TAGGED)
     past = PastRun.load(output, labeled["run_id"])
@@ -164,6 +169,17 @@ def test_an_index_can_lie_at_a_url(place: Place, labeled: dict[str, Any], capsys
     assert indexing.remove(root) == 5 and indexing.remove(root) == 0
 
 
+def test_an_index_at_a_url_that_is_made_anew_leaves_nothing_of_the_old_one(
+    place: Place, labeled: dict[str, Any]
+) -> None:
+    past, root = PastRun.load(str(place.folder / "out"), labeled["run_id"]), "memory://bucket/anew"
+    shards = list(past.shards.items())
+    for some in (shards[:4], shards[4:6]):
+        with indexing.opened(root, past.store, dict(some), (), 5.0) as index:
+            assert index.keys() == dict(some).keys()
+    assert len(storage.tree(root)) == 3, "the list, and two files of one part"
+
+
 # What is stored.
 
 
@@ -211,6 +227,81 @@ def some_stats() -> bias.BiasStats:
     both = [background_of(world.evidence, world.text, CLASSES, one, DecideConfig(), config) for one in told]
     assert background_of(world.evidence, world.text, CLASSES, weak(), DecideConfig(), config) is None
     return bias.reduce([stats for stats in both if stats is not None], config)
+
+
+# What tags say of references, and when these are made anew.
+
+
+def corpus(count: int, weak: str = "") -> tuple[list[Wanted], Known]:
+    rows = [wanted(f"{number}", weak) for number in range(count)]
+    return rows, Known(evidence={row.asset: ("shard", f"key{row.asset}", "digest") for row in rows})
+
+
+def stored_references(run: Run, rows: list[Wanted]) -> Card:
+    """As a run of these images leaves them."""
+    told = learn_references.told(rows, run.config.learn.min_images)
+    made = References(np.eye(4, dtype=np.float32), np.arange(4) > told % 3, np.ones(4, np.float32), 0.25)
+    identity = learning.identity(run, REFERENCES, {})
+    return save(run.output, made, Card("", identity, len(rows), [], [], "", True, f"{told:06}", REFERENCES, told))
+
+
+def test_classes_that_complete_tags_do_not_list_are_absent(tmp_path: Path) -> None:
+    run = run_at(tmp_path, "cat, dog, boat")
+    cats, _ = corpus(20, '{"tags":[{"class":"cat","present":true}],"tags_complete":true}')
+    dogs = [wanted(f"d{number}", '{"tags":[{"class":"dog","present":true}]}') for number in range(12)]
+    rows = [*cats, *dogs]
+    known = Known(evidence={row.asset: ("shard", f"key{row.asset}", "digest") for row in rows})
+    tags = learn_references.Tags(run, cats, known)
+    keys = [f"key{row.asset}" for row in cats]
+    assert tags.among(0) is not None and tags.among(1) is tags.among(2) is None, "no image can hold a boat"
+    assert tags.absent(keys, 0).tolist() == [False, True, True] and not tags.absent(keys, 1)[0]
+    both = learn_references.Tags(run, rows, known)
+    # Of the dogs nobody says whether there is a boat.
+    boats, found = both.among(2), both.among(1)
+    assert boats is not None and found is not None and boats.sum() == found.sum() == 12
+    assert both.absent([*keys, "keyd0"], 1).tolist() == [False, False, False]
+    assert both.absent(keys[:2], 0).tolist() == [False, True, True]
+
+
+def test_references_are_made_anew_once_tags_are_there_and_again_when_these_have_grown(tmp_path: Path) -> None:
+    run, tag = run_at(tmp_path), '{"tags":[{"class":"cat","present":true}]}'
+    plain, known = corpus(100)
+    by_text = stored_references(run, plain)
+    assert learning.find(run, REFERENCES, plain, known, {}) == (by_text, [])
+
+    def tagged(count: int) -> list[Wanted]:
+        return [*corpus(count, tag)[0], *plain[count:]]
+
+    assert learning.find(run, REFERENCES, tagged(5), known, {}) == (by_text, []), "too few for a reference"
+    assert learning.find(run, REFERENCES, tagged(40), known, {}) == (None, tagged(40))
+    by_tags = stored_references(run, tagged(40))
+    assert learning.find(run, REFERENCES, tagged(59), known, {}) == (by_tags, [])
+    assert learning.find(run, REFERENCES, tagged(3)[:3], known, {}) == (by_tags, []), "a part of the corpus"
+    assert learning.find(run, REFERENCES, tagged(60), known, {}) == (None, tagged(60))
+    # Images without tags have nothing to add to what tags have taught.
+    more, known = corpus(300)
+    assert learning.find(run, REFERENCES, [*tagged(40), *more[100:]], known, {}) == (by_tags, [])
+
+
+def test_labels_without_tags_are_decided_without_references_from_tags(tmp_path: Path) -> None:
+    rows, known = corpus(100, '{"tags":[{"class":"cat","present":true}]}')
+    stored_references(run_at(tmp_path), rows)
+    plain, _ = corpus(100)
+    none, points = run_at(tmp_path, weak=()), run_at(tmp_path, weak=("points",))
+    for run in (none, points):
+        assert learning.find(run, REFERENCES, plain, known, {}) == (None, plain)
+    by_text = stored_references(none, plain)
+    assert learning.find(points, REFERENCES, plain, known, {}) == (by_text, [])
+
+
+def test_a_bias_that_references_had_a_say_in_is_another_one(tmp_path: Path) -> None:
+    run = run_at(tmp_path)
+    parts = ({HEAD: "h"}, {HEAD: "h", REFERENCES: "r"}, {HEAD: "h", REFERENCES: "other"})
+    assert len({learning.identity(run, BIAS, one) for one in parts}) == 3
+    # As it was before references counted: what is stored stays valid.
+    made_from = [BIAS, run.knowledge.digest, run.classes.digest, run.observe_id]
+    settings = [learn_bias.VERSION, dataclasses.asdict(learn_bias.CONFIG), run.config.learn.images, 0, "h"]
+    assert learning.identity(run, BIAS, parts[0]) == digest([*made_from, *settings])
 
 
 # What is made of it.

