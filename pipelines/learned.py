@@ -120,6 +120,11 @@ def with_artifacts(text: TextBank, made: Mapping[str, Artifact]) -> TextBank:
     return replace(text, **parts)
 
 
+def by_digest(text: TextBank, learned: str) -> dict[str, Artifact]:
+    """What a text bank was taught, under the digests that the word for it is made of."""
+    return {digest: getattr(text, kind) for kind, digest in by_kind(learned).items()}
+
+
 def _arrays(made: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arrays, the rest) of what a file holds."""
     if isinstance(made, BiasStats):

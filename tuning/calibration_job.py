@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipelines.flow.progress import Progress, say
 from pipelines.flow.run import digest
 from pipelines.stages.observe import limit_threads
 from pipelines.tracking import Tracker
+from pipelines.training.groups import groups
 from tuning.config import CalibrateConfig
 from tuning.files import write_json, write_yaml
 
@@ -31,6 +32,7 @@ PART_IMAGES = 128
 """Images in memory at once."""
 Counts = npt.NDArray[np.int64]
 """Judged pixels by level of confidence, and those of them that are right: int64 [N, 2, 256] of N images."""
+Parts = npt.NDArray[np.int64]
 
 
 def calibrate(config: CalibrateConfig) -> dict[str, Any]:
@@ -41,11 +43,11 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     base = source.base
     if base.keep_policy == "per-class":
         raise UsageError("--labels: with keep_policy=per-class the confidence is bent by class; calibrate without it")
-    if len(source.rows) < config.folds:
-        raise UsageError(f"--folds {config.folds}: only {len(source.rows)} labeled images have a gold mask")
+    parts(source.rows, config.folds, config.seed)
     plain = replace(base, confidence_table=())
-    counts = count(source, plain, config.execution.progress_seconds)
-    judged = judge(counts, config.kind, base.confidence_table, config.folds, config.seed)
+    counts, rows = count(source, plain, config.execution.progress_seconds)
+    part_of = parts(rows, config.folds, config.seed)
+    judged = judge(counts, config.kind, base.confidence_table, part_of, config.seed)
     table = FITS[config.kind](*counts.sum(0))
     chosen = replace(base, confidence_table=table)
     result = {
@@ -68,10 +70,11 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     return {**{name: result[name] for name in kept}, "yaml": f"{folder}/decide.yaml"}
 
 
-def count(source: Source, config: DecideConfig, progress_seconds: float) -> Counts:
-    """Decide every image, and count how right its confidence is."""
+def count(source: Source, config: DecideConfig, progress_seconds: float) -> tuple[Counts, list[dict[str, Any]]]:
+    """Decide every image, and count how right its confidence is; also the rows of those that have evidence."""
     progress = Progress("calibrate", len(source.rows), progress_seconds)
-    found = []
+    row_of = {row["asset"]: row for row in source.rows}
+    found, rows = [], []
     for start in range(0, len(source.rows), PART_IMAGES):
         cases = load(source, source.rows[start : start + PART_IMAGES])
         for case in cases.items:
@@ -82,17 +85,26 @@ def count(source: Source, config: DecideConfig, progress_seconds: float) -> Coun
             image = TradeOff()
             image.update(levels[known], (cases.index_of[label.class_map] == case.gold)[known])
             found.append(np.stack([image.pixels, image.right]))
+            rows.append(row_of[case.asset])
             progress.add(1)
     progress.close()
-    return np.stack(found)
+    return np.stack(found), rows
 
 
-def judge(counts: Counts, kind: str, table: Table, folds: int, seed: int) -> dict[str, Any]:
-    """Calibration error before and after, of curves that never saw the image; `table` is the one of before."""
-    part_of = np.random.default_rng(seed).permutation(len(counts)) % folds
+def parts(rows: Sequence[Mapping[str, Any]], folds: int, seed: int) -> Parts:
+    """The part that each label row is in, near-duplicates in the same. Raises UsageError where one would be empty."""
+    group_of = groups([row["asset"] for row in rows], [row["digest"] or "" for row in rows], "auto", 1 / folds)
+    different = len(np.unique(group_of))
+    if different < folds:
+        raise UsageError(f"--folds {folds}: only {different} different labeled images have a gold mask")
+    return (np.random.default_rng(seed).permutation(different) % folds)[group_of]
+
+
+def judge(counts: Counts, kind: str, table: Table, part_of: Parts, seed: int) -> dict[str, Any]:
+    """Calibration error before and after, of curves that never saw the image's part; `table` is the one of before."""
     before = np.stack([through(one, table) for one in counts])
     after = np.empty_like(before)
-    for part in range(folds):
+    for part in np.unique(part_of):
         unseen = part_of == part
         fitted = FITS[kind](*counts[~unseen].sum(0))
         after[unseen] = [through(one, fitted) for one in counts[unseen]]

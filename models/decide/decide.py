@@ -217,23 +217,31 @@ def bank_maps(scene: Scene) -> Maps:
 
 
 def blend_class_masks(scene: Scene, votes: Votes, masks: ClassMasks) -> None:
-    """Let evidence that knows classes speak for them: SAM's answers to their heat, a student's probabilities, or the
-    maps of a localiser, of which tags say which ones count."""
-    drawn, kind, config = bank_on_grid(masks.bank, scene.size), masks.made_by, scene.config
+    """Let evidence that knows classes speak for them."""
+    kind, config = masks.made_by, scene.config
     share = {"heat": config.heat_mask_weight, "student": config.student_weight, "localiser": config.localiser_weight}
+    maps, say = class_maps(scene, masks)
+    votes.blend("mask" if kind == "heat" else kind, maps, (share[kind] * say)[:, None, None])
+
+
+def class_maps(scene: Scene, masks: ClassMasks) -> tuple[Maps, npt.NDArray[np.float32]]:
+    """What evidence that knows classes says of those that take part, float32 [K, h, w] 0..1, and how much each of it
+    counts, float32 [K] 0..1: SAM's answers to their heat, a student's probabilities, or the maps of a localiser, of
+    which tags say which ones count."""
+    drawn, kind = bank_on_grid(masks.bank, scene.size), masks.made_by
     quality = {"heat": mask_quality(masks.bank), "localiser": masks.bank.iou}.get(kind, np.ones(len(drawn), np.float32))
-    maps, weight = np.zeros_like(votes.strength), np.zeros(len(scene.rows), np.float32)
+    maps, say = np.zeros_like(scene.heat), np.zeros(len(scene.rows), np.float32)
     for index, row in enumerate(scene.rows):
         own = masks.class_ids == scene.classes.ids[row]
         if own.any():
             # A student's probabilities add up where several of its classes became one.
             maps[index] = np.minimum(drawn[own].sum(0), 1) if kind == "student" else drawn[own].max(0)
-            weight[index] = share[kind] * quality[own].max()
+            say[index] = quality[own].max()
     if kind == "localiser":
         # The peak of a map is 1 whether its class is there or not. Who knows says it; else the localiser's own score.
-        known = np.where(scene.must, share[kind], 0).astype(np.float32)
-        weight = np.where(scene.must | (scene.weak.present is not None), known * (maps.max((1, 2)) > 0), weight)
-    votes.blend("mask" if kind == "heat" else kind, maps, weight[:, None, None])
+        known = (scene.must & (maps.max((1, 2)) > 0)).astype(np.float32)
+        say = np.where(scene.must | (scene.weak.present is not None), known, say)
+    return maps, say
 
 
 def blend_seeds(scene: Scene, votes: Votes, seeds: seed_rules.Seeds) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.class_masks import ClassMasks
-from models.decide.masks import bank_on_grid, component_masks, region_votes
+from models.decide.decide import class_maps
+from models.decide.masks import component_masks, region_votes
 from models.decide.scene import Scene
 from models.decide.seeds import BACKGROUND as BACKGROUND_ROW
 from models.decide.seeds import NOTHING, ids_to_rows
@@ -47,8 +48,8 @@ def source_votes(scene: Scene, config: VoteConfig | None = None, of_classes: Seq
     """
     config = config or VoteConfig()
     votes = np.full((scene.size[0] * scene.size[1], len(SOURCES)), ABSTAIN, np.int16)
-    for name, maps in _strengths(scene, of_classes).items():
-        votes[:, SOURCES.index(name)] = _called(maps, scene, config).ravel()
+    for name, (own, maps) in _strengths(scene, of_classes).items():
+        votes[:, SOURCES.index(name)] = _called(own, maps, scene, config).ravel()
     if scene.weak.noisy is not None:
         rows = resize_nearest(ids_to_rows(scene.weak.noisy, scene.classes), scene.size)
         said = np.where(rows == BACKGROUND_ROW, BACKGROUND, rows + 1)
@@ -110,32 +111,33 @@ def fusion_weights(model: LabelModel) -> Mapping[str, float]:
     return found
 
 
-def _strengths(scene: Scene, of_classes: Sequence[ClassMasks]) -> dict[str, Maps]:
-    """Strength of the K classes that take part, float32 [K, h, w], by source."""
+def _strengths(scene: Scene, of_classes: Sequence[ClassMasks]) -> dict[str, tuple[npt.NDArray[np.intp], Maps]]:
+    """By source, the class rows [K] that it has a say of, and their strength, float32 [K, h, w]."""
     found = {"text": scene.heat}
     if len(scene.masks) and len(scene.heat):
         peak = np.maximum(scene.heat.max((1, 2), keepdims=True), 1e-8)
         found["component"] = component_masks(scene.heat, scene.masks, scene.quality, scene.config) * peak
         found["region"] = region_votes(scene.heat, scene.masks, scene.quality) * peak
+    strengths = {name: (scene.rows, maps) for name, maps in found.items()}
+    by_maker: dict[str, list[tuple[Maps, npt.NDArray[np.float32]]]] = {}
     for masks in of_classes:
-        drawn = bank_on_grid(masks.bank, scene.size)
-        kind = masks.made_by
-        maps = np.zeros_like(scene.heat)
-        for index, row in enumerate(scene.rows):
-            own = masks.class_ids == scene.classes.ids[row]
-            if own.any():
-                # As *decide* blends them: probabilities of a student's classes that became one add up.
-                maps[index] = np.minimum(drawn[own].sum(0), 1) if kind == "student" else drawn[own].max(0)
-        found["asked" if kind == "heat" else kind] = maps
-    return found
+        by_maker.setdefault("asked" if masks.made_by == "heat" else masks.made_by, []).append(class_maps(scene, masks))
+    for name, told in by_maker.items():
+        # The mean of those that have a say of the class: there can be several students.
+        count = np.sum([say > 0 for _, say in told], axis=0)
+        total = np.sum([maps * say[:, None, None] for maps, say in told], axis=0)
+        heard = count > 0
+        strengths[name] = scene.rows[heard], (total[heard] / count[heard, None, None]).astype(np.float32)
+    return strengths
 
 
-def _called(maps: Maps, scene: Scene, config: VoteConfig) -> Votes:
+def _called(rows: npt.NDArray[np.intp], maps: Maps, scene: Scene, config: VoteConfig) -> Votes:
     """Votes int16 [h, w] of one source's strengths."""
     if not len(maps):
         return np.full(scene.size, ABSTAIN, np.int16)
-    called = (scene.rows[maps.argmax(0)] + 1).astype(np.int16)
+    called = (rows[maps.argmax(0)] + 1).astype(np.int16)
     if scene.classes.background_id is None:
+        called[maps.max(0) <= 0] = ABSTAIN
         return called
     strongest, floor = maps.max(0), scene.config.background_threshold
     below = BACKGROUND if config.background else ABSTAIN

@@ -56,8 +56,10 @@ class QualityModel:
         groups: npt.NDArray[np.integer],
         config: QualityConfig | None = None,
         names: tuple[str, ...] = FEATURES,
+        together: npt.NDArray[np.integer] | None = None,
     ) -> "QualityModel":
         """features: [n, F]; miou: [n], 0..1; groups: int [n], the image of each record (several labelers label it).
+        together: int [n], what must be in one fold, such as the frames of a video; None: nothing but each image.
 
         The interval is cross-conformal (Vovk, "Cross-conformal predictors", 2015): every image is predicted by a model
         of the other folds, so that all of the gold is used for both. What holds of those models holds approximately of
@@ -68,16 +70,17 @@ class QualityModel:
         features, truth = np.asarray(features, np.float64), np.asarray(miou, np.float64)
         if features.shape[1] != len(names):
             raise ValueError(f"{features.shape[1]} features for {len(names)} names")
-        images, index = np.unique(groups, return_inverse=True)
-        if config.folds < 2 or len(images) < config.folds:
+        index = np.unique(groups, return_inverse=True)[1]
+        units, unit = np.unique(groups if together is None else together, return_inverse=True)
+        if config.folds < 2 or len(units) < config.folds:
             raise ValueError(
-                f"{len(images)} images cannot be cut into {config.folds} folds of one at least, two or more"
+                f"{len(units)} images cannot be cut into {config.folds} folds of one at least, two or more"
             )
         weight = group_weights(groups)
-        fold = np.random.default_rng(config.seed).permutation(len(images)) % config.folds
+        fold = np.random.default_rng(config.seed).permutation(len(units)) % config.folds
         unseen = np.zeros(len(truth))
         for number in range(config.folds):
-            out = fold[index] == number
+            out = fold[unit] == number
             model = fit_regressor(features[~out], truth[~out], weight[~out], config)
             unseen[out] = np.clip(model(features[out]), 0, 1)
         regressor = fit_regressor(features, truth, weight, config)

@@ -22,7 +22,15 @@ SEEN_IMAGES = 10_000
 
 def find(run: Run) -> Card | None:
     """What predicts the quality of this run's labels, None for nothing. Raises UsageError for a --quality.use that
-    cannot be used."""
+    cannot be used, and for a model that is gone or was changed."""
+    card = _card(run)
+    if card is not None:
+        # Labels are judged last: what cannot be loaded then had better stop the run now.
+        load(_source(run), card.digest)
+    return card
+
+
+def _card(run: Run) -> Card | None:
     use = run.config.quality.use
     if not use:
         return None
@@ -42,6 +50,11 @@ def find(run: Run) -> Card | None:
     return found[0]
 
 
+def _source(run: Run) -> str:
+    use = run.config.quality.use
+    return run.output if use == "auto" else storage.absolute(use)
+
+
 def judge_of(run: Run, rows: Sequence[Wanted]) -> Judge:
     """What a worker says of its labels. rows: all of the corpus, whose tags say which classes meet."""
     told = run.config.checks
@@ -49,8 +62,7 @@ def judge_of(run: Run, rows: Sequence[Wanted]) -> Judge:
     rules = rules_of(run, rows, checks) if told.enabled else None
     if not run.quality_digest:
         return Judge(rules=rules, checks=checks)
-    use = run.config.quality.use
-    source = run.output if use == "auto" else storage.absolute(use)
+    source = _source(run)
     predictor = load(source, run.quality_digest)
     if source != run.output:
         # A copy: the output has all that its labels came from.
@@ -74,10 +86,11 @@ def _seen(run: Run, rows: Sequence[Wanted]) -> npt.NDArray[np.bool_] | None:
     found = []
     for weak in tagged[:: -(-len(tagged) // SEEN_IMAGES) or 1]:
         told = json.loads(weak)
-        if not told.get("tags_complete") and len(told["tags"]) < count:
+        tags = told.get("tags", [])
+        if not told.get("tags_complete") and len(tags) < count:
             continue
         seen = np.zeros(count, bool)
-        for tag in told["tags"]:
+        for tag in tags:
             row = run.classes.index(tag["class"])
             if tag["present"] and row is not None and row >= 0:
                 seen[row] = True

@@ -53,4 +53,5 @@ class FitQualityConfig(Section):
     def _known_labelers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if strange := [name for name in names if name not in LABELERS]:
             raise ValueError(f"{strange[0]!r} is no labeler: {', '.join(LABELERS)}")
-        return tuple(dict.fromkeys(names))
+        # The report tells of the first alone, and of those that come to the same the first is kept.
+        return tuple(sorted(dict.fromkeys(names), key=lambda name: name != "run"))

@@ -3,20 +3,21 @@
 import dataclasses
 import math
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
 
 from models.quality.predictor import Predictor
 from pipelines import storage
 from pipelines.config import UsageError
-from pipelines.evaluation.cases import Source, open_source, run_of
+from pipelines.evaluation.cases import Source, open_source, run_of, with_evidence
 from pipelines.flow.learning import features_of
 from pipelines.flow.progress import duration, say
 from pipelines.quality.cards import Card, address, save
 from pipelines.quality.config import FitQualityConfig
 from pipelines.quality.present import table, track
-from pipelines.quality.records import basis_of, collect, different
+from pipelines.quality.records import Groups, basis_of, collect, different, together
 from pipelines.quality.report import fitted, report
 from pipelines.stages.observe import limit_threads
 
@@ -30,13 +31,13 @@ def fit_quality(config: FitQualityConfig) -> dict[str, Any]:
     limit_threads(1)
     source = _source(config)
     assert source.gold is not None
-    _enough(len(source.rows), config)
+    _enough(together(source.rows, config.model.folds), config)
     labelers = different(config.labelers, source)
     say(f"decide: {len(source.rows):,} images with gold, by {len(labelers)} labelers: {', '.join(labelers)}")
     basis = basis_of(source)
-    records = collect(source, labelers, basis, config.progress_seconds)
+    records = collect(source, labelers, basis, config.model.folds, config.progress_seconds)
     images = records.truth.shape[1]
-    _enough(images, config)
+    _enough(records.groups, config)
     say(f"report: {len(labelers)} labelers, left out one by one, on images that are left out too")
     numbers = report(
         records, config.model, config.bad_below, config.risk, config.refuse, config.splits, config.resamples
@@ -73,10 +74,11 @@ def fit_quality(config: FitQualityConfig) -> dict[str, Any]:
     return {**told, **numbers, "card": address(output, card.digest, "json")}
 
 
-def _enough(images: int, config: FitQualityConfig) -> None:
+def _enough(group_of: Groups, config: FitQualityConfig) -> None:
+    images = len(np.unique(group_of))
     if images < MIN_IMAGES_A_FOLD * config.model.folds:
         raise UsageError(
-            f"--gold: {images} images with gold are too few to cut into {config.model.folds} folds of "
+            f"--gold: {images} different images with gold are too few to cut into {config.model.folds} folds of "
             f"{MIN_IMAGES_A_FOLD}: give more, or fewer --model.folds"
         )
 
@@ -88,8 +90,4 @@ def _use(config: FitQualityConfig, output: str) -> str:
 def _source(config: FitQualityConfig) -> Source:
     if config.gold.images is not None:
         raise UsageError("--gold.images means nothing here: labels are decided from stored evidence")
-    source = open_source(config.labels, config.snapshot, config.gold)
-    rows = tuple(row for row in source.rows if row["evidence_key"] in source.past.shards)
-    if not rows:
-        raise UsageError(f"--labels: the evidence of {source.output} is gone, or was made by another run")
-    return replace(source, rows=rows)
+    return with_evidence(open_source(config.labels, config.snapshot, config.gold))

@@ -16,10 +16,12 @@ from pipelines.tracking import Tracker
 def table(card: Card) -> str:
     """The report as Markdown."""
     n = card.numbers
+    # One alone is judged by what its own labels of other images taught.
+    unseen = "labelers and images" if len(card.labelers) > 1 else "images"
     lines = [
         f"## Predicted mean IoU of a label: {card.images} images, {len(card.labelers)} labelers",
         "",
-        "Every number is of labelers and images that the model did not learn from.",
+        f"Every number is of {unseen} that the model did not learn from.",
         "",
         "| | predicted | mean entropy alone | difference (95 %) |",
         "|---|---|---|---|",

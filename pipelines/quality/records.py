@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,12 +20,14 @@ from pipelines.config import UsageError
 from pipelines.evaluation.cases import Case, Cases, Source, load
 from pipelines.flow.progress import Progress, say
 from pipelines.tables.labels import LabelTable
+from pipelines.training.groups import groups
 
 PART_IMAGES = 64
 """Images in memory at once."""
 BASIS_IMAGES = 2000
 """Images whose embeddings say what the corpus looks like, at most."""
 NO_CLASS = -1
+Groups = npt.NDArray[np.int64]
 
 CONFIGS: dict[str, Callable[[DecideConfig], DecideConfig]] = {
     "run": lambda config: config,
@@ -43,13 +45,14 @@ BLIND = "no_tags"
 @dataclass(frozen=True)
 class Records:
     """L labelers' labels of n images. features: float32 [L, n, F]. truth: float64 [L, n], mean IoU. main: int [n], the
-    largest class of the gold (common index) beside the background, NO_CLASS for none. seconds: CPU time that the signs
-    of one label took."""
+    largest class of the gold (common index) beside the background, NO_CLASS for none. groups: int [n], what must not be
+    on both sides of a cut. seconds: CPU time that the signs of one label took."""
 
     labelers: tuple[str, ...]
     features: npt.NDArray[np.float32]
     truth: npt.NDArray[np.float64]
     main: npt.NDArray[np.int64]
+    groups: Groups
     names: tuple[str, ...]
     seconds: float
 
@@ -67,11 +70,20 @@ def different(labelers: Sequence[str], source: Source) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def collect(source: Source, labelers: Sequence[str], basis: QualityBasis, progress_seconds: float) -> Records:
+def together(rows: Sequence[Mapping[str, Any]], folds: int) -> Groups:
+    """Group of each label row, int64 [n]: near-duplicates, which must not be on both sides where images are cut."""
+    assets, digests = [str(row["asset"]) for row in rows], [row["digest"] or "" for row in rows]
+    return groups(assets, digests, "auto", 1 / folds)
+
+
+def collect(
+    source: Source, labelers: Sequence[str], basis: QualityBasis, folds: int, progress_seconds: float
+) -> Records:
     """Decide every image of the source by every labeler, from stored evidence. Images of which the gold judges nothing
-    are left out."""
+    are left out. folds: that the images will be cut into."""
     progress = Progress("decide", len(source.rows) * len(labelers), progress_seconds, unit="label")
-    features, truth, main = [], [], []
+    features, truth, main, kept = [], [], [], []
+    row_of = {row["asset"]: row for row in source.rows}
     seconds = 0.0
     names: tuple[str, ...] = ()
     for start in range(0, len(source.rows), PART_IMAGES):
@@ -94,6 +106,7 @@ def collect(source: Source, labelers: Sequence[str], basis: QualityBasis, progre
                 features.append(rows)
                 truth.append(worth)
                 main.append(_main_class(case, cases))
+                kept.append(row_of[case.asset])
     progress.close()
     if not features:
         raise UsageError("--gold: the masks judge no pixel of any labeled image")
@@ -103,6 +116,7 @@ def collect(source: Source, labelers: Sequence[str], basis: QualityBasis, progre
         np.array(features, np.float32).reshape(-1, len(labelers), len(FEATURES)).transpose(1, 0, 2),
         np.array(truth).T,
         np.array(main),
+        together(kept, folds),
         names,
         each,
     )

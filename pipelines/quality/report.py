@@ -33,8 +33,8 @@ class Unseen:
 def fitted(records: Records, labelers: Sequence[int], images: Sequence[int], config: QualityConfig) -> QualityModel:
     """A model of these labelers' labels of these images. Raises ValueError for fewer images than folds."""
     features = records.features[np.ix_(labelers, images)].reshape(-1, records.features.shape[2])
-    groups = np.tile(np.asarray(images), len(labelers))
-    return QualityModel.fit(features, records.truth[np.ix_(labelers, images)].ravel(), groups, config)
+    of, together = (np.tile(numbers, len(labelers)) for numbers in (np.asarray(images), records.groups[list(images)]))
+    return QualityModel.fit(features, records.truth[np.ix_(labelers, images)].ravel(), of, config, together=together)
 
 
 def others(records: Records, labeler: int) -> list[int]:
@@ -46,8 +46,8 @@ def others(records: Records, labeler: int) -> list[int]:
 def unseen(records: Records, config: QualityConfig) -> Unseen:
     """Every labeler's label of every image, predicted from other labelers and other images."""
     predicted, covered = np.zeros_like(records.truth), np.zeros(records.truth.shape, bool)
-    images = records.truth.shape[1]
-    fold = np.random.default_rng(config.seed + 1).permutation(images) % config.folds
+    groups, group_of = np.unique(records.groups, return_inverse=True)
+    fold = (np.random.default_rng(config.seed + 1).permutation(len(groups)) % config.folds)[group_of]
     for number in range(config.folds):
         out = np.flatnonzero(fold == number)
         seen = np.flatnonzero(fold != number)
@@ -113,12 +113,13 @@ def against_entropy(
 def promise(records: Records, config: QualityConfig, bad_below: float, risk: float, splits: int) -> dict[str, Any]:
     """What the promised share of bad labels was on halves, and labelers, that the threshold was not chosen on; also by
     labeler (`bad_and_accepted_of`)."""
-    images = records.truth.shape[1]
+    groups = np.unique(records.groups)
     bad, accepted = (np.zeros((splits, len(records.labelers))) for _ in range(2))
     kept = []
     for split in range(splits):
-        order = np.random.default_rng([config.seed, split]).permutation(images)
-        half, other = order[: images // 2].tolist(), order[images // 2 :]
+        chosen = np.random.default_rng([config.seed, split]).permutation(groups)[: len(groups) // 2]
+        aside = np.isin(records.groups, chosen)
+        half, other = np.flatnonzero(aside).tolist(), np.flatnonzero(~aside)
         for labeler in range(len(records.labelers)):
             model = fitted(records, others(records, labeler), half, config)
             scores = model.predict(records.features[labeler, other])[:, 0]

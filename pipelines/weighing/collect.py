@@ -29,7 +29,8 @@ TAGS = "tags"
 class Level:
     """Items of one level. votes: int16 [n, S]. truth, published: int16 [n], what gold and the published label say.
     image: int32 [n]. question: int32 [n], what is asked: of pixels and segments always the same, of images which class
-    it is about. features: float32 [n, F]. allowed: bool [n, C], the classes that take part in the image."""
+    it is about. features: float32 [m, F], of which item i has row feature[i]: what several items share is there once.
+    allowed: bool [n, C], the classes that take part in the image."""
 
     votes: Votes
     truth: Numbers
@@ -37,6 +38,7 @@ class Level:
     image: npt.NDArray[np.int32]
     question: npt.NDArray[np.int32]
     features: npt.NDArray[np.float32]
+    feature: npt.NDArray[np.int32]
     allowed: npt.NDArray[np.bool_]
 
     @property
@@ -49,7 +51,12 @@ class Level:
 
 
 def joined(levels: Sequence[Level]) -> Level:
-    return Level(*(np.concatenate([getattr(one, field.name) for one in levels]) for field in fields(Level)))
+    """All items of several levels of one kind."""
+    starts = np.cumsum([0, *(len(one.features) for one in levels)])
+    moved = [
+        replace(one, feature=(one.feature + start).astype(np.int32)) for one, start in zip(levels, starts, strict=False)
+    ]
+    return Level(*(np.concatenate([getattr(one, field.name) for one in moved]) for field in fields(Level)))
 
 
 def seeded(seed: int, asset: str) -> bytes:
@@ -100,8 +107,8 @@ class Collector:
     def _pixels(self, scene: Scene, votes: Votes, coarse: Numbers, asset: str, image: int) -> Level:
         random = np.random.default_rng(list(seeded(self._config.sample.seed, asset)))
         chosen = random.permutation(len(votes))[: self._config.sample.pixels]
-        features = _patches(scene)[_patch_of(scene)[chosen]]
-        return self._level(votes[chosen], coarse[chosen], features, scene, image)
+        patches, feature = np.unique(_patch_of(scene)[chosen], return_inverse=True)
+        return self._level(votes[chosen], coarse[chosen], _patches(scene)[patches], feature, scene, image)
 
     def _segments(self, scene: Scene, votes: Votes, coarse: Numbers, image: int) -> Level:
         segments = bank_segments(scene.masks)
@@ -111,16 +118,25 @@ class Collector:
         features = (shares / shares.sum(1, keepdims=True)).astype(np.float32) @ patches
         classes = len(self._cases.classes.ids) + 1
         both = segment_votes(coarse, segments, classes)
-        return self._level(segment_votes(votes, segments, classes), both, features, scene, image)
+        return self._level(segment_votes(votes, segments, classes), both, features, np.arange(count), scene, image)
 
-    def _level(self, votes: Votes, both: Numbers, features: npt.NDArray[np.float32], scene: Scene, image: int) -> Level:
+    def _level(
+        self,
+        votes: Votes,
+        both: Numbers,
+        features: npt.NDArray[np.float32],
+        feature: npt.NDArray[np.integer],
+        scene: Scene,
+        image: int,
+    ) -> Level:
         """both: what gold and the published label say, [n, 2]."""
         allowed = np.zeros(len(self._cases.classes.ids) + 1, bool)
         allowed[self._same[scene.rows + 1]] = True
         allowed[0] = scene.floor is not None
         spread = np.broadcast_to(allowed, (len(votes), len(allowed)))
         image_of = np.full(len(votes), image, np.int32)
-        return Level(votes, both[:, 0], both[:, 1], image_of, np.zeros_like(image_of), features, spread)
+        question = np.zeros_like(image_of)
+        return Level(votes, both[:, 0], both[:, 1], image_of, question, features, feature.astype(np.int32), spread)
 
     def _classes(self, case: Case, votes: Votes, gold: Numbers, given: Numbers, image: int) -> Level:
         """Of every class whether it is in the image."""
@@ -144,7 +160,8 @@ class Collector:
             published,
             np.full(rows, image, np.int32),
             np.arange(rows, dtype=np.int32),
-            np.broadcast_to(features, (rows, len(features))),
+            features[None],
+            np.zeros(rows, np.int32),
             np.ones((rows, 2), bool),
         )
 

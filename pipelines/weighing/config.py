@@ -19,7 +19,8 @@ class WeighGoldConfig(GoldConfig):
 class SampleConfig(Section):
     """what the sources are asked about"""
 
-    images: int = Field(default=200, ge=0, description="images without gold, a seeded choice, beside all with gold")
+    images: int = Field(default=200, ge=0, description="images without gold, a seeded choice")
+    gold: int = Field(default=1000, ge=2, description="images with gold at most, a seeded choice")
     pixels: int = Field(default=100, ge=1, le=10_000, description="of each image, a seeded choice")
     least_area: float = Field(
         default=0.01, ge=0, le=1, description="share of an image that a source must give a class to say it is there"

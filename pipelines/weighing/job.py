@@ -19,9 +19,11 @@ from pipelines.evaluation.bootstrap import paired_interval
 from pipelines.evaluation.cases import Source, open_source, with_evidence
 from pipelines.flow.progress import Progress, duration, say
 from pipelines.flow.run import digest
+from pipelines.learned import by_digest
 from pipelines.stages.decide import read_png
 from pipelines.stages.observe import limit_threads
 from pipelines.tables.labels import LabelTable
+from pipelines.training.groups import groups
 from pipelines.weighing import judge
 from pipelines.weighing.collect import LEVELS, Collector, Level, joined, seeded
 from pipelines.weighing.config import WeighConfig
@@ -84,7 +86,7 @@ def weigh(config: WeighConfig, argv: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _images(config: WeighConfig) -> tuple[Source | None, Source]:
-    """All with gold, and so many others. Raises UsageError."""
+    """So many with gold, and so many others. Raises UsageError."""
     told = config.gold
     if told.images is not None:
         raise UsageError("--gold.images means nothing here: evidence is read, not photographs")
@@ -95,26 +97,45 @@ def _images(config: WeighConfig) -> tuple[Source | None, Source]:
         raise UsageError("--gold: one half of the images with gold judges the other; at least two are needed")
     source = with_evidence(open_source(config.labels, config.snapshot, None))
     taken = {row["asset"] for row in golden.rows} if golden else set()
-    rest = sorted(
-        (row for row in source.rows if row["asset"] not in taken),
-        key=lambda row: seeded(config.sample.seed, row["asset"]),
-    )[: config.sample.images]
+    rest = _drawn([row for row in source.rows if row["asset"] not in taken], config.sample.images, config.sample.seed)
+    if golden is not None:
+        # By name, as they would be if all were taken.
+        chosen = _drawn(golden.rows, config.sample.gold, config.sample.seed)
+        golden = replace(golden, rows=tuple(sorted(chosen, key=lambda row: str(row["asset"]))))
     if not rest and golden is None:
         raise UsageError("--sample.images 0: without gold there is nothing to learn from")
     # One past run: its text is embedded once.
     return golden, replace(source, rows=tuple(rest), past=golden.past if golden else source.past)
 
 
+def _drawn(rows: Sequence[dict[str, Any]], most: int, seed: int) -> list[dict[str, Any]]:
+    """At most so many, the same ones in whatever order they come."""
+    return sorted(rows, key=lambda row: seeded(seed, row["asset"]))[:most]
+
+
 def _identity(parts: Sequence[Part]) -> list[Any]:
-    return [[[row["asset"], row["label_key"], row["weak"]] for row in part.rows] for part in parts]
+    """Images, what is known of them, and their gold."""
+    told = []
+    for part in parts:
+        rows = [[row["asset"], row["label_key"], row["weak"]] for row in part.rows]
+        told.append([rows, "" if part.source.gold is None else part.identity])
+    return told
 
 
 def _halves(golden: Source | None, others: int, seed: int) -> npt.NDArray[np.int8]:
-    """Of each image, those with gold first: 0 or 1, at random; -1 of the others."""
-    assets = [row["asset"] for row in golden.rows] if golden else []
-    half = np.full(len(assets) + others, -1, np.int8)
-    order = sorted(range(len(assets)), key=lambda number: seeded(seed + 1, assets[number]))
-    half[order] = np.arange(len(assets)) % 2
+    """Of each image, those with gold first: 0 or 1, at random, the same for all that must stay together; -1 of the
+    others. Raises UsageError where one half would be empty."""
+    rows = golden.rows if golden else ()
+    half = np.full(len(rows) + others, -1, np.int8)
+    group_of = groups([row["asset"] for row in rows], [row["digest"] or "" for row in rows], "auto", 0.5)
+    together = [np.flatnonzero(group_of == group) for group in range(int(group_of.max(initial=-1)) + 1)]
+    if len(together) == 1:
+        raise UsageError("--gold: all images with gold are the same; one half of them judges the other")
+    sizes = [0, 0]
+    for members in sorted(together, key=lambda members: seeded(seed + 1, rows[members[0]]["asset"])):
+        side = int(sizes[1] < sizes[0])
+        half[members] = side
+        sizes[side] += len(members)
     return half
 
 
@@ -156,7 +177,7 @@ def _decide(
 ) -> dict[str, Any]:
     """What the labels of the gold images are worth as they are, and with weights that were not learned from them."""
     past, base = golden.past, golden.base
-    heads = {past.head_digest: past.text.head} if past.head_digest and past.text.head is not None else {}
+    learned = by_digest(past.text, past.head_digest)
 
     def never(*told: Any) -> Any:
         raise AssertionError(f"nothing is observed or told anew: {told}")
@@ -164,7 +185,9 @@ def _decide(
     own = Variant(base, past.head_digest)
     assert fits.halves is not None
     blind, *sides = (_variant(own, base, _weights(model)) for model in (fits.blind, *fits.halves))
-    decisions = Decisions(parts_of(golden, config.weak), folder, heads, never, never, config.progress_seconds, "decide")
+    decisions = Decisions(
+        parts_of(golden, config.weak), folder, learned, never, never, config.progress_seconds, "decide"
+    )
     counts = decisions.count([own, blind, *sides])
     of = half[half >= 0][:, None, None]
     sums = {

@@ -117,6 +117,6 @@ def _few_shot(level: Level, of: npt.NDArray[np.int8], penalty: float) -> Numbers
                 continue
             both = np.concatenate([learn, test])
             gold = np.arange(len(learn)), level.truth[learn]
-            proba = few_shot_regression(level.features[both], gold, level.classes, penalty)[len(learn) :]
+            proba = few_shot_regression(level.features[level.feature[both]], gold, level.classes, penalty)[len(learn) :]
             found[test] = np.where(level.allowed[test], proba, -1.0).argmax(1)
     return found

@@ -45,7 +45,7 @@ def main() -> None:
     source = open_source(
         options.labels, options.snapshot, GoldConfig(uri=options.gold, split=options.split, classes=options.classes)
     )
-    counts = count(source, replace(source.base, confidence_table=()), 10.0)
+    counts, _ = count(source, replace(source.base, confidence_table=()), 10.0)
     names = [Path(row["asset"]).stem for row in source.rows]
     chosen = set(names) if options.fit_list is None else set(read_names(options.fit_list))
     may_fit = np.flatnonzero([name in chosen for name in names])

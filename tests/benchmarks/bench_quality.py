@@ -51,7 +51,7 @@ def main() -> None:
     )
     seen = set(read_names(options.without))
     source = replace(source, rows=tuple(row for row in source.rows if Path(row["asset"]).stem not in seen))
-    records = collect(source, ["run"], predictor.basis, 10.0)
+    records = collect(source, ["run"], predictor.basis, predictor.model.config.folds, 10.0)
     told, truth = predictor.model.predict(records.features[0]), records.truth[0]
     predicted, low, high = told.astype(np.float64).T
     entropy = -records.features[0, :, ENTROPY_MEAN].astype(np.float64)

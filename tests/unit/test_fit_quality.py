@@ -18,10 +18,14 @@ from pipelines import fit_quality as script
 from pipelines.config import LabelConfig, UsageError
 from pipelines.evaluation.cases import open_source
 from pipelines.evaluation.config import GoldConfig
+from pipelines.evaluation.runs import PastRun
 from pipelines.flow.job import label_corpus
 from pipelines.forgetting.reach import remarks
-from pipelines.quality.cards import cards
-from pipelines.quality.records import Records, different
+from pipelines.quality.cards import Card, cards
+from pipelines.quality.config import FitQualityConfig
+from pipelines.quality.job import _source
+from pipelines.quality.present import table
+from pipelines.quality.records import Records, different, together
 from pipelines.quality.report import groups_of, kept_mean, report, within
 from pipelines.tables.labels import LabelTable
 
@@ -152,6 +156,18 @@ def test_a_model_that_does_not_fit_is_refused(place: Place, capfd: pytest.Captur
     assert place.fit("--model.folds", 5) == 2 and "--model.folds" in capfd.readouterr().err
 
 
+def test_images_without_evidence_are_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = {"labels": str(place.output), "gold": {"uri": str(place.folder / "gold")}}
+    source = open_source(str(place.output), None, GoldConfig(uri=str(place.folder / "gold")))
+    left = dict(source.past.shards)
+    del left[source.rows[0]["evidence_key"]]
+    monkeypatch.setattr(PastRun, "shards", left)
+    assert len(_source(FitQualityConfig.model_validate(told)).rows) == IMAGES - 1
+    assert "1 images have no evidence of the newest run" in capfd.readouterr().err
+
+
 def test_labelers_that_come_to_the_same_are_decided_once(place: Place) -> None:
     source = open_source(str(place.output), None, GoldConfig(uri=str(place.folder / "gold")))
     assert source.past.text.head is None
@@ -164,7 +180,7 @@ def made_up(labelers: int = 4, images: int = 60, seed: int = 0) -> Records:
     features = rng.normal(size=(labelers, images, len(FEATURES))).astype(np.float32)
     truth = np.clip(0.6 + 0.12 * features[..., 0] + rng.normal(0, 0.03, (labelers, images)), 0, 1)
     main = np.arange(images) % 3
-    return Records(tuple("abcdefg"[:labelers]), features, truth, main, ("x", "y", "z"), 0.001)
+    return Records(tuple("abcdefg"[:labelers]), features, truth, main, np.arange(images), ("x", "y", "z"), 0.001)
 
 
 def numbers(records: Records) -> dict[str, Any]:
@@ -201,6 +217,45 @@ def test_the_images_that_are_judged_taught_nothing() -> None:
     truth = np.tile(rng.uniform(0.2, 1, images), (5, 1))
     found = numbers(dataclasses.replace(records, features=marks, truth=truth))
     assert found["rank"]["predicted"] < 0.3
+
+
+def test_neither_did_images_that_look_the_same() -> None:
+    videos, frames = len(FEATURES), 4
+    records = made_up(labelers=4, images=videos * frames)
+    of = np.arange(videos * frames) // frames
+    marks = np.zeros_like(records.features)
+    marks[:, np.arange(len(of)), of] = 1
+    worth = np.random.default_rng(3).uniform(0.2, 1, videos)[of]  # All frames of a video are as good as each other.
+    records = dataclasses.replace(records, features=marks, truth=np.tile(worth, (4, 1)))
+    alone, grouped = (numbers(dataclasses.replace(records, groups=one)) for one in (np.arange(len(of)), of))
+    assert alone["rank"]["predicted"] > 0.5 > 0.3 > grouped["rank"]["predicted"], "each gives the other away"
+    assert alone["promise"]["accepted"] > 0.5 > 0.1 > grouped["promise"]["accepted"]
+
+
+def test_frames_and_copies_stay_together() -> None:
+    rows = [{"asset": f"walk_{number:03d}.jpg", "digest": f"{number}"} for number in range(80)]
+    found = together(rows, 5)
+    assert (np.diff(found) >= 0).all() and len(np.unique(found)) == 20
+    copies = [{"asset": name, "digest": digest} for name, digest in (("a", "x"), ("b", "y"), ("c", "x"), ("d", None))]
+    assert together(copies, 2).tolist() == [0, 1, 0, 2]
+
+
+def test_the_report_says_what_it_did_not_see() -> None:
+    def told(labelers: int) -> str:
+        records = made_up(labelers=labelers)
+        card = Card(
+            "", "", "", "", 60, list(records.labelers), 0.5, 0.1, 0.5, 0.9, 0.1, "", 1, "", "",
+            {**numbers(records), "milliseconds_per_label": 1.0},
+        )  # fmt: skip
+        return table(card)
+
+    assert "of labelers and images that the model did not learn from" in told(2)
+    assert "of images that the model did not learn from" in told(1)
+
+
+def test_the_runs_own_labels_come_first() -> None:
+    config = FitQualityConfig.model_validate({"labels": "x", "gold": {"uri": "y"}, "labelers": ["heat", "run", "heat"]})
+    assert config.labelers == ("run", "heat")
 
 
 def test_ranks_are_compared_within_classes_of_enough_images() -> None:

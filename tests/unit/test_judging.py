@@ -17,13 +17,19 @@ from test_flow import run_at
 from models.checks import CheckConfig, Rules
 from models.decide.config import DecideConfig
 from models.decide.decide import decide
+from models.quality.features import FEATURES, QualityBasis
+from models.quality.model import QualityModel
+from models.quality.predictor import Predictor
 from pipelines.classes import ClassSet
+from pipelines.config import UsageError
 from pipelines.flow import deciding
-from pipelines.flow.judging import rules_of
+from pipelines.flow.judging import find, rules_of
+from pipelines.flow.learning import features_of
 from pipelines.flow.listing import Wanted
 from pipelines.flow.observing import Known
 from pipelines.flow.present import build
 from pipelines.nightly.causes import cause
+from pipelines.quality.cards import Card, save
 from pipelines.report.page import ReportBuilder
 from pipelines.reviewing.config import RankConfig
 from pipelines.reviewing.rank import value_of
@@ -73,6 +79,30 @@ def test_what_never_meets_is_learned_from_complete_tags_only(tmp_path: Path) -> 
     assert rules_of(run, [Wanted("a", "/a", 3, "1", "", "", "", (), "", "")], CheckConfig()).lift is None
     told = rules_of(run, [*alone, *half], CheckConfig()).lift
     np.testing.assert_array_equal(told, rules.lift)
+    point = Wanted("p", "/p", 3, "1", "", '{"points":[{"class":"tags","x":1,"y":1}]}', "", (), "", "")
+    assert rules_of(run, [point], CheckConfig()).lift is None, "a class that is called tags is no tag"
+
+
+@pytest.mark.parametrize("use", ["auto", "elsewhere"])
+def test_a_quality_model_that_is_gone_or_changed_stops_the_run_before_it_starts(tmp_path: Path, use: str) -> None:
+    folder = tmp_path / ("out" if use == "auto" else "fitted")
+    run = run_at(tmp_path / "out", quality={"use": use if use == "auto" else str(folder)})
+    run.model_digests["clip"] = "c" * 64
+    features = np.random.default_rng(0).normal(size=(12, len(FEATURES)))
+    model = QualityModel.fit(features, np.linspace(0, 1, 12), np.arange(12))
+    predictor = Predictor(model, QualityBasis.fit(np.eye(3, 8, dtype=np.float32), np.ones((3, 1), np.float32)), 0.5)
+    card = Card(
+        "", "2026", run.classes.digest, features_of(run), 12, ["run"], 0.5, 0.1, 0.5, 0.9, 0.1, "labels", 1, "gold", "g"
+    )
+    card = save(str(folder), predictor, card)
+    assert find(run) == card
+    model_file = next(folder.glob("learned/quality/*.npz"))
+    model_file.write_bytes(model_file.read_bytes()[:-1] + b"\1")
+    with pytest.raises(UsageError, match=r"--quality.use: .* was changed"):
+        find(run)
+    model_file.unlink()
+    with pytest.raises(UsageError, match=r"--quality.use: what predicts quality cannot be used"):
+        find(run)
 
 
 def test_rare_company_that_the_tags_tell_is_no_violation() -> None:

@@ -31,6 +31,18 @@ def records(images: int, each: int = 3, noise: float = 0.08, seed: int = 1) -> t
     return features, np.clip(miou, 0, 1), groups
 
 
+def test_what_is_together_is_in_one_fold() -> None:
+    video = np.repeat(np.arange(30), 4)
+    truth = np.random.default_rng(3).uniform(0.2, 1, 30)[video]
+    features, frame = np.eye(30)[video], np.arange(len(video))
+    names, config = tuple(map(str, range(30))), QualityConfig(penalty=1.0)
+    alone, grouped = (QualityModel.fit(features, truth, frame, config, names, one) for one in (None, video))
+    assert np.corrcoef(alone.unseen, truth)[0, 1] > 0.9 > 0.3 > np.corrcoef(grouped.unseen, truth)[0, 1]
+    assert grouped.margin > 2 * alone.margin and grouped.groups.tolist() == frame.tolist()
+    with pytest.raises(ValueError, match="4 images cannot be cut into 5 folds"):
+        QualityModel.fit(features, truth, frame, config, names, video // 8)
+
+
 def basis() -> QualityBasis:
     areas = RNG.uniform(0.05, 0.2, (30, 4)).astype(np.float32)
     return QualityBasis.fit(RNG.normal(size=(30, 8)).astype(np.float32), areas)

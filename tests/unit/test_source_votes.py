@@ -82,6 +82,35 @@ def test_a_students_classes_that_became_one_add_up() -> None:
     assert dogs.any() and (truth_of(scene)[dogs] == 2).mean() > 0.95
 
 
+def told(kind: str, classes: list[int], score: float = 1.0, value: int = 255) -> ClassMasks:
+    """Where each of these classes is, by a network that is this sure of it."""
+    probs = np.stack([WORLD.truth == one for one in classes]).astype(np.uint8) * value
+    ones = np.ones(len(classes), np.float32)
+    source = np.full(len(classes), MASK_SOURCES.index(kind), np.uint8)
+    return ClassMasks(MaskBank(probs, ones * np.float32(score), ones, source), np.array(classes, np.int32))
+
+
+def test_a_localiser_votes_as_much_as_it_counts() -> None:
+    scene = scene_of(weak())
+    assert {0, 1} <= set(scene.rows) and not scene.must.any()
+    sure, unsure = (source_votes(scene, of_classes=[told("localiser", [2], one)])[:, LOCALISER] for one in (0.9, 0.2))
+    assert (sure == 2).any() and not (unsure == 2).any(), "the peak of a map is 1, whether its class is there or not"
+    # Tags name another class: the localiser has no say.
+    scene = replace(scene, must=scene.rows == 0, weak=weak(tags=[0]))
+    assert (source_votes(scene, of_classes=[told("localiser", [2])])[:, LOCALISER] == -1).all()
+    scene = replace(scene, must=scene.rows == 1, weak=weak(tags=[1]))
+    assert (source_votes(scene, of_classes=[told("localiser", [2], 0.2)])[:, LOCALISER] == 2).any()
+
+
+def test_several_students_are_all_heard() -> None:
+    scene = scene_of(weak(tags=[0, 1, 2]))
+    votes = source_votes(scene, of_classes=[told("student", [1]), told("student", [2])])[:, STUDENT]
+    truth = truth_of(scene)
+    assert (votes[truth == 1] == 1).any() and (votes[truth == 2] == 2).any(), "each knows a class of its own"
+    doubted = source_votes(scene, of_classes=[told("student", [1]), told("student", [1], value=0)])[:, STUDENT]
+    assert (doubted[truth == 1] == -1).mean() > 0.8, "one is sure and one denies it: 0.5 is near the threshold"
+
+
 def test_images_without_classes_or_masks_have_votes_too() -> None:
     assert (source_votes(scene_of(weak(tags=[]))) == -1).all()
     bank = WORLD.evidence.bank

@@ -21,14 +21,18 @@ from models.decide.source_votes import SOURCES, bank_segments
 from models.label_model import LabelModelConfig
 from pipelines import weak as weak_labels
 from pipelines import weigh_sources as script
-from pipelines.config import LabelConfig, parse
-from pipelines.evaluation.cases import Case, Cases
+from pipelines.ablation.variants import parts_of
+from pipelines.classes import ClassSet
+from pipelines.config import LabelConfig, UsageError, parse
+from pipelines.evaluation.cases import Case, Cases, Source
+from pipelines.evaluation.gold import match, open_gold
 from pipelines.evaluation.runs import PastRun
 from pipelines.flow.job import label_corpus
+from pipelines.learned import by_kind
 from pipelines.stages.decide import read_png
 from pipelines.tables.labels import LabelTable
-from pipelines.weighing import judge
-from pipelines.weighing.collect import Collector, Level
+from pipelines.weighing import job, judge
+from pipelines.weighing.collect import Collector, Level, joined
 from pipelines.weighing.config import WeighConfig
 
 WORLD = make_world()
@@ -57,7 +61,8 @@ def test_sources_are_asked_at_three_levels() -> None:
         assert (level.truth == level.published)[judged].mean() > 0.95
     assert len(pixels.truth) == TOLD.sample.pixels and (pixels.truth == -1).any()
     # The feature of a patch points at its class: dimension c - 1, the background's is the fifth.
-    found = np.where(pixels.features[:, :5].argmax(1) == 4, 0, pixels.features[:, :5].argmax(1) + 1)
+    looks = pixels.features[pixels.feature, :5].argmax(1)
+    found = np.where(looks == 4, 0, looks + 1)
     assert (found == pixels.published).mean() > 0.85
     assert images.truth.tolist() == images.published.tolist() == [1, 1, 1, 0]
     assert images.sources[-1] == "tags" and images.votes[:, -1].tolist() == [1, 1, 1, 0]
@@ -101,7 +106,52 @@ def planted(items: int = 1200, classes: int = 4) -> tuple[Level, np.ndarray]:
     half = np.full(items // 12, -1, np.int8)
     half[: items // 24] = np.arange(items // 24) % 2
     known = np.where(half[image] >= 0, truth, -1).astype(np.int16)
-    return Level(votes, known, copied, image, np.zeros_like(image), features.astype(np.float32), allowed), half
+    of = np.arange(items, dtype=np.int32)
+    return Level(votes, known, copied, image, np.zeros_like(image), features.astype(np.float32), of, allowed), half
+
+
+def test_what_several_items_look_like_is_kept_once() -> None:
+    first, second = (collect([0, 1, 2, 3, 4], weak(), None) for _ in range(2))
+    both = joined([first["images"], second["images"]])
+    classes = len(CLASSES.ids)
+    assert both.features.shape[0] == 2 and both.feature.tolist() == [0] * classes + [1] * classes
+    pixels = joined([first["pixels"], second["pixels"]])
+    own = first["pixels"].features[first["pixels"].feature]
+    np.testing.assert_array_equal(pixels.features[pixels.feature], np.concatenate([own, own]))
+
+
+def gold_of(folder: Path, names: list[str], digests: list[str] | None = None) -> Source:
+    """Images of which there are masks, and nothing else."""
+    folder.mkdir(exist_ok=True)
+    classes = ClassSet.load("cat, dog")
+    for name in names:
+        Image.fromarray(np.ones((3, 4), np.uint8)).save(folder / name.replace(".jpg", ".png"))
+    gold = open_gold(str(folder), None, None, classes, 255, None, ())
+    past = PastRun(str(folder), LabelConfig(corpus="c", output="o"), classes, "o", "c")
+    digests = digests or names
+    rows = tuple(
+        {"asset": name, "digest": digest, "label_key": "k", "weak": "{}"}
+        for name, digest in zip(names, digests, strict=True)
+    )
+    return Source(str(folder), 1, past, gold, match(classes, classes, 255), rows)
+
+
+def test_frames_and_copies_are_in_one_half(tmp_path: Path) -> None:
+    names = [f"{walk}_{number:03d}.jpg" for walk in ("a", "b", "c", "d") for number in range(20)]
+    half = job._halves(gold_of(tmp_path / "walks", names), 3, 0)
+    changes = (np.diff(half[:80]) != 0).sum()
+    assert changes <= 8 and 30 <= (half == 1).sum() <= 50 and half[80:].tolist() == [-1] * 3
+    copies = gold_of(tmp_path / "copies", ["p.jpg", "q.jpg", "r.jpg"], ["same", "other", "same"])
+    assert job._halves(copies, 0, 0).tolist() in ([0, 1, 0], [1, 0, 1])
+    with pytest.raises(UsageError, match="--gold: all images with gold are the same"):
+        job._halves(gold_of(tmp_path / "same", ["p.jpg", "q.jpg"], ["same", "same"]), 0, 0)
+
+
+def test_other_gold_is_another_result(tmp_path: Path) -> None:
+    before, again = (job._identity(parts_of(gold_of(tmp_path / "gold", ["a.jpg", "b.jpg"]))) for _ in range(2))
+    changed = gold_of(tmp_path / "gold", ["a.jpg", "b.jpg"])
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "gold" / "b.png")
+    assert before == again != job._identity(parts_of(changed))
 
 
 def test_gold_tells_who_is_right_and_the_baselines_stand_beside_it() -> None:
@@ -232,6 +282,27 @@ def check_the_labels(labeled: Path, config: LabelConfig, monkeypatch: pytest.Mon
         arrays = weak_labels.to_arrays(valid, past.classes, *size)
         label = decide(evidence, past.text, past.classes.arrays(), arrays, config.decide)
         np.testing.assert_array_equal(read_png(row["class_map"]), label.class_map)
+
+
+def test_gold_can_be_too_much(labeled: Path, run: Any) -> None:
+    code, found, err = run("--gold.uri", labeled / "gold", "--sample.gold", 2, "--sample.images", 1)
+    assert code == 0, err
+    assert (found["images"], found["gold_images"]) == (3, 2)
+
+
+def test_gold_is_decided_with_all_that_the_labels_were_decided_with(
+    labeled: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_ray.use(monkeypatch)
+    (own,) = (path for path in sorted((labeled / "out" / "runs").iterdir())[:1])
+    config = parse(LabelConfig, ["--config", str(own / "config.yaml")], env={})
+    decided = dataclasses.replace(config.decide, reference_weight=0.3, bias_removal=0.3)
+    output = tmp_path / "more"
+    assert label_corpus(config.model_copy(update={"decide": decided, "output": str(output)})).exit_code == 0
+    past = PastRun.load(str(output), max(path.name for path in (output / "runs").iterdir()))
+    assert by_kind(past.head_digest).keys() == {"head", "references", "bias"}
+    code, found, err = run("--labels", output, "--gold.uri", labeled / "gold")
+    assert code == 0 and found["decided"] is not None, err
 
 
 def test_without_gold_agreement_with_the_published_labels_is_all_that_is_told(run: Any) -> None:
