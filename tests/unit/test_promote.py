@@ -192,15 +192,15 @@ def test_the_champion_is_a_labeler_and_a_teacher(store: Path, capsys: pytest.Cap
 
     from pipelines.flow.job import set_up
     from pipelines.flow.second import Student
-    from pipelines.stages.student import StudentStage, StudentStageConfig
+    from pipelines.stages.student import NetworkStageConfig, StudentStage
 
     told = {"corpus": "sample:", "classes": "cat, dog", "output": str(store / "out")}
     labelers = ("clip", "sam", f"student:{reference}")
     config = LabelConfig.model_validate({**told, "labelers": labelers, "tracking": {"uri": registry}})
     labeler = Student.of(set_up(config)[0], config.students[0])
-    stage = StudentStage(StudentStageConfig(reference, labeler.found.digest, labeler.registry), "cpu")
-    (probabilities,) = stage.forward([np.zeros((32, 48, 3), np.uint8)])
-    assert len(probabilities) == len(CLASSES)
+    stage = StudentStage(NetworkStageConfig(reference, labeler.found.digest, labeler.registry), "cpu")
+    ((maps, quality),) = stage.forward([np.zeros((32, 48, 3), np.uint8)])
+    assert len(maps) == len(quality) == len(CLASSES) - 1, "all but the background"
 
     from pipelines.training.config import TrainConfig
     from pipelines.training.teachers import load_teachers
