@@ -160,8 +160,9 @@ def _fit(
             found[method.name] = made.of(method.name)
             if not found[method.name] and method.name in config.methods:
                 raise UsageError(
-                    f"--methods {method.name}: too few images are tagged to learn from (see learn.min_tagged, "
-                    "learn.min_images)"
+                    f"--methods {method.name}: too few images are tagged to learn from (it takes learn.min_tagged, "
+                    f"{source.past.config.learn.min_tagged}, and learn.min_images, "
+                    f"{source.past.config.learn.min_images}, of a class): leave {method.name} out"
                 )
             if not found[method.name]:
                 say(f"{method.name}: nothing can be learned from so few tagged images; left out")

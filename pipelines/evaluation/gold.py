@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,8 @@ def open_gold(
                 raise UsageError("--gold.split is for voc: gold; give the folder of the split's masks instead")
     except CorpusError as error:
         raise UsageError(f"--gold.uri: {error}") from error
+    if all("://" not in folder and not Path(folder).is_dir() for folder in folders):
+        raise UsageError(f"--gold.uri: there is no folder {' or '.join(folders)}")
     masks = _masks(folders, wanted)
     if only is not None:
         listed = set(only)

@@ -8,8 +8,8 @@ from small_models import write_clip, write_sam
 
 # Two files run at a time: a long one that began last would be waited for alone.
 LONGEST_FIRST = (
-    "test_train_student.py", "test_tune_student.py", "test_resume.py", "test_nightly.py", "test_tune_labels.py",
-    "test_review_round.py", "test_train_localiser.py", "test_learned.py",
+    "test_resume.py", "test_layouts.py", "test_tune_student.py", "test_train_student.py", "test_usage.py",
+    "test_tune_labels.py", "test_special_images.py", "test_review_round.py", "test_train_localiser.py",
 )  # fmt: skip
 
 

@@ -137,3 +137,8 @@ def test_miou_voc7_is_null_without_those_classes() -> None:
     score.update(np.ones((4, 4), int), np.ones((4, 4), int), np.full((1, 1), 9, np.uint8), 0.0)
     assert score.result()["miou"] == 1.0
     assert score.result()["miou_voc7"] is None
+
+
+def test_a_folder_that_is_not_there_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no folder .*/mask$"):
+        open_gold(f"{tmp_path}/mask", None, None, ClassSet.load("cat"), 255, None, ())
