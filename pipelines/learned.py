@@ -31,6 +31,10 @@ VERSION = 1
 Artifact = Head | References | BiasStats
 
 
+RUN_SECOND = len("20261123-101500")
+"""Run ids begin with the second that they began in; of two in one second the later knows more images."""
+
+
 @dataclass(frozen=True)
 class Card:
     """digest: sha256 of the file. identity: of everything but the images that it depends on. images: how many it was
@@ -71,7 +75,11 @@ def cards(output: str, kind: str = HEAD) -> list[Card]:
     """Of all that an output has of a kind, the newest first."""
     urls = [url for url in storage.list_files(storage.join(output, FOLDER)) if url.endswith(".json")]
     found = [Card(**json.loads(storage.read_bytes(url))) for url in urls]
-    return sorted((card for card in found if card.kind == kind), key=lambda card: card.run_id, reverse=True)
+    return sorted(
+        (card for card in found if card.kind == kind),
+        key=lambda card: (card.run_id[:RUN_SECOND], card.images),
+        reverse=True,
+    )
 
 
 def save(output: str, made: Artifact, card: Card) -> Card:
